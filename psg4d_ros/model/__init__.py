@@ -1,0 +1,1 @@
+"""The 4D-LLM: sparse encoder, temporal aggregator, projector, language model, chain, mask decoder, relation head."""
