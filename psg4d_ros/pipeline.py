@@ -1,0 +1,103 @@
+"""The whole system on one screen: a frame goes in, a scene graph comes out.
+
+Node, replay and tests all call ``ScenePipeline``. State lives in three places only, the sliding window, the frame
+cache and the tracker, and ``reset()`` clears all three (the last two when they meet a window of the new epoch).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .checkpoint import load_checkpoint, manifest_sha256, read_manifest
+from .config import PipelineConfig
+from .runtime.devices import choose_device
+from .runtime.predictor import WindowPredictor
+from .structures import PointFrame, SceneGraph, Window
+from .tracker import Tracker
+from .transforms import GravityAligner, TransformLookup
+from .vocabulary import Vocabulary
+from .window import Admission, SlidingWindow
+
+
+class ScenePipeline:
+    """Frames to scene graphs.
+
+    ``push`` is cheap and belongs in the subscription callback; ``infer`` does the work and may run in another thread
+    (one at a time). ``update`` is both in a row. All of them raise only Psg4dError on bad input.
+    """
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        predictor: WindowPredictor,
+        *,
+        model_id: str,
+        model_sha256: str,
+        transforms: TransformLookup | None = None,
+    ) -> None:
+        self.config = config
+        self.model_id = model_id
+        self.model_sha256 = model_sha256
+        self.predictor = predictor
+        self.window = SlidingWindow(config.window)
+        self.aligner = GravityAligner(config.coordinates, transforms)
+        self.tracker = Tracker(config.tracker)
+
+    @classmethod
+    def from_checkpoint(
+        cls, folder: Path, config: PipelineConfig, transforms: TransformLookup | None = None
+    ) -> ScenePipeline:
+        """Load a verified checkpoint. Raises CheckpointError or ConfigError, never starts half-loaded."""
+        device = choose_device(config.inference.device)
+        model = load_checkpoint(folder, device)
+        manifest = read_manifest(folder)
+        predictor = WindowPredictor(model, config.inference, trained=manifest.trained)
+        sha256 = manifest_sha256(folder)
+        return cls(config, predictor, model_id=manifest.model_id, model_sha256=sha256, transforms=transforms)
+
+    def push(self, frame: PointFrame) -> Window | None:
+        """Take a frame into the window; the window that is now due, or None when the frame was not admitted.
+
+        Raises TransformError when the frame's transform is missing (the frame is then not part of any window).
+        """
+        admission = self.window.admit(frame.stamp_ns)
+        if admission not in (Admission.ACCEPT, Admission.NEW_EPOCH):
+            return None
+        if admission is Admission.NEW_EPOCH:
+            self.aligner.reset()
+        return self.window.push(self.aligner.align(frame.thinned(self.config.inference.max_points)))
+
+    def infer(self, window: Window) -> SceneGraph:
+        """Predict and track one window."""
+        return self.tracker.update(self.predictor.predict(window), self.model_id, self.model_sha256)
+
+    def update(self, frame: PointFrame) -> SceneGraph | None:
+        """Take a frame; its scene graph, or None when the frame was not admitted or the window is not due yet."""
+        window = self.push(frame)
+        return None if window is None else self.infer(window)
+
+    def warm_up(self) -> None:
+        """Run one synthetic window through every stage, so that the first real one is as fast as the rest."""
+        self.predictor.warm_up(self.config.window.num_frames)
+
+    def reset(self) -> None:
+        """Forget all frames; the next window opens a new epoch, where cache and tracker start anew."""
+        self.window.reset()
+        self.aligner.reset()
+
+    def set_vocabulary(self, class_names: list[str], predicate_names: list[str], replace: bool) -> None:
+        """Use other words from the next window on. Raises ConfigError for words that are unsafe or too long."""
+        self.predictor.vocabulary = self.predictor.vocabulary.with_words(class_names, predicate_names, replace)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.predictor.vocabulary
+
+    @property
+    def trained(self) -> bool:
+        return self.predictor.trained
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Frames accepted, skipped, late, duplicate; epochs; outcomes of the language model."""
+        return {**self.window.counts, **self.predictor.counts}

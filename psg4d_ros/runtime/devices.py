@@ -1,0 +1,25 @@
+"""Which device the model runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` = the first CUDA device if there is one, else the CPU; otherwise the device named.
+
+    Raises ConfigError for a name that is no device, or a device this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"inference.device is {name!r}, expected auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"inference.device is {name!r}; only cpu and cuda are supported")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"inference.device is {name!r}, this machine has {torch.cuda.device_count()} CUDA devices")
+    return device
