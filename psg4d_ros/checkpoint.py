@@ -16,18 +16,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import ModelConfig, from_dict, to_dict
-from .errors import CheckpointError
-from .vocabulary import Vocabulary
+from psg4d_ros.config import ModelConfig, from_dict, to_dict
+from psg4d_ros.errors import CheckpointError
+from psg4d_ros.version import share_directory
+from psg4d_ros.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import torch
 
-    from .model.psg4d import PSG4D
+    from psg4d_ros.model.psg4d import PSG4D
 
 FORMAT_VERSION = 1
 MAX_SHARD_BYTES = 16 * 2**20
@@ -50,22 +50,11 @@ class Manifest:
 
 
 def default_checkpoint() -> Path:
-    """The shipped checkpoint: of the checkout, or of the installed share folder. Raises CheckpointError if neither."""
-    name = Path("models") / "psg4d-small"
-    candidates = [Path(str(resources.files("psg4d_ros"))).resolve().parent / name]
-    with contextlib.suppress(ImportError, LookupError):
-        from ament_index_python.packages import get_package_share_directory
-
-        candidates.append(Path(get_package_share_directory("psg4d_ros")) / name)
-    import sysconfig
-
-    candidates.append(Path(sysconfig.get_path("data")) / "share" / "psg4d_ros" / name)
-    for folder in candidates:
-        if (folder / MANIFEST).is_file():
-            return folder
-    raise CheckpointError(
-        f"no shipped checkpoint at {', '.join(map(str, candidates))}; give one with --checkpoint (or the parameter checkpoint)"
-    )
+    """The checkpoint that ships with the code that is running. Raises CheckpointError where it was not installed."""
+    folder = share_directory() / "models" / "psg4d-small"
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(f"no shipped checkpoint at {folder}; name one with --checkpoint (parameter `checkpoint`)")
+    return folder
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -125,8 +114,8 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype | Non
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from .model.language_model import LanguageModel
-    from .model.psg4d import PSG4D
+    from psg4d_ros.model.language_model import LanguageModel
+    from psg4d_ros.model.psg4d import PSG4D
 
     manifest = verify(folder)
     config = from_dict(ModelConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8")), CONFIG)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from .errors import ConfigError
+from psg4d_ros.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -93,6 +93,28 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True)
+class InputConfig:
+    """The node's subscription to the point clouds."""
+
+    reliability: str = knob(
+        "auto",
+        "auto: match the publishers, reliable where they offer it; a qos_overrides parameter wins over this",
+        choices=("auto", "best_effort", "reliable"),
+    )
+    depth: int = knob(10, "clouds the middleware keeps for the node while a callback runs", low=1, high=1000)
+
+
+@dataclass(frozen=True)
+class NodeConfig(PipelineConfig):
+    """All parameters of the node: those of the pipeline, shared with replay, and those that only a node has."""
+
+    checkpoint: str = knob("", "checkpoint folder; empty: the one that ships with the package")
+    autostart: bool = knob(True, "configure and activate at start-up; false: wait for a lifecycle manager")
+    diagnostics_period_s: float = knob(1.0, "time between two messages on /diagnostics, seconds", low=0.1, high=60.0)
+    input: InputConfig = field(default_factory=InputConfig)
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """Sparse U-Net over the voxels of one frame."""
 
@@ -117,7 +139,7 @@ class DecoderConfig:
     """Mask decoder."""
 
     num_slots: int = knob(32, "slots (Q): the most instances of a window", low=1, high=256)
-    dim: int = knob(128, "width", low=16, high=1024)
+    dim: int = knob(128, "width of queries and keys", low=16, high=1024)
     heads: int = knob(4, "attention heads", low=1, high=32)
     layers: int = knob(3, "decoder layers", low=1, high=12)
     max_keys: int = knob(20_000, "most second-level voxels attended to in a window", low=1, high=200_000)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .checkpoint import load_checkpoint, manifest_sha256, read_manifest
-from .config import PipelineConfig
-from .runtime.devices import choose_device
-from .runtime.predictor import WindowPredictor
-from .structures import PointFrame, SceneGraph, Window
-from .tracker import Tracker
-from .transforms import GravityAligner, TransformLookup
-from .vocabulary import Vocabulary
-from .window import Admission, SlidingWindow
+from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, read_manifest
+from psg4d_ros.config import PipelineConfig
+from psg4d_ros.runtime.devices import choose_device
+from psg4d_ros.runtime.predictor import WindowPredictor
+from psg4d_ros.structures import PointFrame, SceneGraph, Window
+from psg4d_ros.tracker import Tracker
+from psg4d_ros.transforms import GravityAligner, TransformLookup
+from psg4d_ros.vocabulary import Vocabulary
+from psg4d_ros.window import Admission, SlidingWindow
 
 
 class ScenePipeline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import ConfigError
+from psg4d_ros.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,0 +1,139 @@
+"""The command line: ``psg4d demo | replay | check``. Tables go to stdout, logs and progress to stderr.
+
+Exit status: 0 ok, 1 an error of ours (one line that says what and what would be right), 2 wrong usage.
+Heavy imports happen inside the verbs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psg4d_ros.errors import ConfigError, Psg4dError
+from psg4d_ros.version import version
+
+if TYPE_CHECKING:
+    from psg4d_ros.config import PipelineConfig
+    from psg4d_ros.evaluation.replay import ReplayResult
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    level = logging.DEBUG if options.verbose else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return int(options.run(options))
+    except Psg4dError as error:
+        if options.verbose:
+            raise
+        print(f"psg4d {options.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"psg4d {options.verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our table went away, as with `| head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="psg4d", description="Live 4D panoptic scene graphs from point clouds.")
+    parser.add_argument("--version", action="version", version=f"psg4d {version()}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
+    common.add_argument("--verbose", "-v", action="store_true", help="more log, and tracebacks of errors")
+
+    running = argparse.ArgumentParser(add_help=False)
+    running.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
+    running.add_argument("--params", type=Path, metavar="YAML", help="pipeline parameters, the node's file as it is")
+    running.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one parameter, e.g. window.num_frames=4")
+    running.add_argument("--topic", help="cloud topic (default: the only one in the bag)")
+    running.add_argument("--limit", type=int, metavar="N", help="stop after N clouds")
+    running.add_argument("--no-timings", action="store_true", help="leave all wall-clock values out of the JSON")
+    running.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
+
+    demo = verbs.add_parser("demo", parents=[common, running], help="replay the bundled recording and print its graphs")
+    demo.set_defaults(run=_demo)
+    replay = verbs.add_parser("replay", parents=[common, running], help="run a bag (mcap or sqlite3) through the pipeline")
+    replay.add_argument("bag", type=Path)
+    replay.set_defaults(run=_replay)
+    check = verbs.add_parser("check", parents=[common], help="say what is installed, what is missing and how to get it")
+    check.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _replay(options: argparse.Namespace) -> int:
+    result = _run_replay(options, options.bag)
+    from psg4d_ros.evaluation.tables import replay_table
+
+    print(replay_table(result, timings=not options.no_timings))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from psg4d_ros.data.bundled import bundled_bag
+    from psg4d_ros.evaluation.tables import graph_table, replay_table
+
+    graphs: list[Any] = []
+    result = _run_replay(options, bundled_bag(), on_graph=graphs.append)
+    for graph in graphs:
+        print(graph_table(graph), end="\n\n")
+    print(replay_table(result, timings=not options.no_timings))
+    return 0
+
+
+def _run_replay(options: argparse.Namespace, bag: Path, on_graph: Any = None) -> ReplayResult:
+    config = _pipeline_config(options)
+    from tqdm import tqdm
+
+    from psg4d_ros.checkpoint import default_checkpoint
+    from psg4d_ros.evaluation.replay import replay_bag, write_json
+    from psg4d_ros.pipeline import ScenePipeline
+
+    checkpoint = options.checkpoint or default_checkpoint()
+    result = replay_bag(
+        bag,
+        lambda transforms: ScenePipeline.from_checkpoint(checkpoint, config, transforms),
+        topic=options.topic,
+        limit=options.limit,
+        progress=lambda items, total: tqdm(items, total=total, unit="cloud", file=sys.stderr, disable=options.quiet),
+        on_graph=on_graph,
+    )
+    if options.json:
+        write_json(options.json, result.to_json(timings=not options.no_timings))
+    return result
+
+
+def _pipeline_config(options: argparse.Namespace) -> PipelineConfig:
+    from psg4d_ros.config_files import pipeline_config
+
+    try:
+        return pipeline_config(options.params, options.set)
+    except OSError as error:
+        raise ConfigError(f"cannot read {options.params}: {error.strerror}") from error
+
+
+def _check(options: argparse.Namespace) -> int:
+    from psg4d_ros.environment import check_environment
+    from psg4d_ros.evaluation.replay import write_json
+
+    items = check_environment(options.checkpoint)
+    ok = all(item.ok or item.optional for item in items)
+    for item in items:
+        mark = "ok  " if item.ok else "--  " if item.optional else "MISS"
+        print(f"{mark} {item.name:<28} {item.found}" + (f"\n     -> {item.remedy}" if item.remedy and not item.ok else ""))
+    if options.json:
+        write_json(options.json, {"ok": ok, "items": [item.__dict__ for item in items]})
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

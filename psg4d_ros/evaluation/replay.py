@@ -1,0 +1,213 @@
+"""Replay: a bag through the robot's own pipeline, without DDS.
+
+Deterministic: same bag, checkpoint and backend give the same ``graphs``. No wall-clock value is in that part; timings
+live in ``latency_ms`` and ``runtime``, and without them the whole result is byte-identical from run to run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psg4d_ros.cloud import frame_from_cloud
+from psg4d_ros.config import to_dict
+from psg4d_ros.data.bag import open_bag
+from psg4d_ros.errors import CloudError, Psg4dError, TransformError
+from psg4d_ros.pipeline import ScenePipeline
+from psg4d_ros.structures import Relation, SceneGraph, SceneObject
+from psg4d_ros.transforms import TransformBuffer
+
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass
+class ReplayResult:
+    """What a replay found. graphs: in order of time. stage_ms: per stage, one value per window that ran it."""
+
+    bag: str
+    topic: str
+    model_id: str
+    model_sha256: str
+    trained: bool
+    config: dict[str, Any]
+    graphs: list[dict[str, Any]] = field(default_factory=list)
+    stage_ms: dict[str, list[float]] = field(default_factory=dict)
+    frames_in: int = 0
+    frames_dropped: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
+    wall_s: float = 0.0
+    device: str = ""
+
+    def to_json(self, *, timings: bool = True) -> dict[str, Any]:
+        """The result with the keys of the command line's contract. timings=False leaves out all wall-clock values."""
+        out: dict[str, Any] = {
+            "bag": self.bag,
+            "topic": self.topic,
+            "model": {"id": self.model_id, "sha256": self.model_sha256, "trained": self.trained},
+            "config": self.config,
+            "frames_in": self.frames_in,
+            "frames_dropped": self.frames_dropped,
+            "frames_skipped": self.counts.get("skipped", 0),
+            "windows": len(self.graphs),
+            "counts": dict(sorted(self.counts.items())),
+            "errors": dict(sorted(self.errors.items())),
+            "graphs": self.graphs,
+        }
+        if timings:
+            out["latency_ms"] = {stage: _percentiles(values) for stage, values in self.stage_ms.items()}
+            out["runtime"] = {
+                "wall_s": round(self.wall_s, 3),
+                "device": self.device,
+                "machine": platform.machine(),
+                "cores": os.cpu_count(),
+                "python": platform.python_version(),
+            }
+        return out
+
+
+def replay_bag(
+    path: Path,
+    make_pipeline: Callable[[TransformBuffer], ScenePipeline],
+    *,
+    topic: str | None = None,
+    limit: int | None = None,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    on_graph: Callable[[SceneGraph], None] | None = None,
+) -> ReplayResult:
+    """Run a bag through a pipeline made for its transforms.
+
+    topic: the cloud topic; None takes the only one there is. limit: stop after that many clouds.
+    progress: wraps the iteration, as tqdm does. Clouds that cannot be used are counted with their reason, and replay
+    goes on. Raises DatasetError when the bag itself cannot be read.
+    """
+    transforms = TransformBuffer()
+    with open_bag(path) as bag:
+        topic = bag.choose_cloud_topic(topic)
+        pipeline = make_pipeline(transforms)
+        result = ReplayResult(
+            bag=path.name,
+            topic=topic,
+            model_id=pipeline.model_id,
+            model_sha256=pipeline.model_sha256,
+            trained=pipeline.trained,
+            config=to_dict(pipeline.config),
+            device=str(pipeline.predictor.backend.device),
+        )
+        start = time.perf_counter()
+        clouds: Iterable[Any] = bag.clouds(topic, transforms=transforms)
+        for message, received_ns in progress(clouds, bag.count(topic)) if progress else clouds:
+            if limit is not None and result.frames_in >= limit:
+                break
+            result.frames_in += 1
+            try:
+                graph = pipeline.update(frame_from_cloud(message, stamp_ns=_stamp_or(message, received_ns)))
+            except (CloudError, TransformError) as error:
+                result.frames_dropped += 1
+                result.errors[str(error)] += 1
+                continue
+            if graph is not None:
+                _record(result, graph)
+                if on_graph is not None:
+                    on_graph(graph)
+        result.wall_s = time.perf_counter() - start
+        result.counts = pipeline.counts
+    return result
+
+
+def _stamp_or(message: Any, received_ns: int) -> int | None:
+    """The time of recording for clouds whose publisher set no stamp, else None (the cloud's own stamp holds)."""
+    stamp = message.header.stamp
+    return received_ns if stamp.sec == 0 and stamp.nanosec == 0 else None
+
+
+def _record(result: ReplayResult, graph: SceneGraph) -> None:
+    result.graphs.append(graph_json(graph))
+    stages = {**graph.stage_ms, "total": sum(graph.stage_ms.values())}
+    for stage, value in stages.items():
+        result.stage_ms.setdefault(stage, []).append(value)
+
+
+def graph_json(graph: SceneGraph) -> dict[str, Any]:
+    """A scene graph as plain JSON values: metres, seconds as integer nanoseconds, no wall-clock value.
+
+    Numbers are rounded to what float32 arithmetic supports, so that the text does not suggest more.
+    """
+    return {
+        "stamp_ns": graph.stamp_ns,
+        "frame_id": graph.frame_id,
+        "window_ns": [graph.window_start_ns, graph.window_end_ns],
+        "num_frames": graph.num_frames,
+        "sequence": graph.sequence,
+        "epoch": graph.epoch,
+        "status": graph.status.name,
+        "status_text": graph.status_text,
+        "num_points": len(graph.cloud.points),
+        "objects": [_object_json(o) for o in graph.objects],
+        "relations": [_relation_json(r) for r in graph.relations],
+    }
+
+
+def _object_json(o: SceneObject) -> dict[str, Any]:
+    return {
+        "track_id": o.track_id,
+        "label": o.label,
+        "class_id": o.class_id,
+        "score": _round(o.score),
+        "is_thing": o.is_thing,
+        "attributes": list(o.attributes),
+        "alternatives": [[a.label, _round(a.score)] for a in o.alternatives],
+        "position": [_round(v) for v in o.position],
+        "orientation": [_round(v) for v in o.orientation],
+        "size": [_round(v) for v in o.size],
+        "velocity": None if o.velocity is None else [_round(v) for v in o.velocity],
+        "first_seen_ns": o.first_seen_ns,
+        "last_seen_ns": o.last_seen_ns,
+        "num_points": o.num_points,
+    }
+
+
+def _relation_json(r: Relation) -> dict[str, Any]:
+    return {
+        "subject_id": r.subject_id,
+        "predicate": r.predicate,
+        "predicate_id": r.predicate_id,
+        "object_id": r.object_id,
+        "score": _round(r.score),
+        "span_ns": [r.start_ns, r.end_ns],
+        "ongoing": r.ongoing,
+    }
+
+
+def _round(value: float) -> float:
+    return round(float(value), 5)
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    return {f"p{p}": round(float(np.percentile(values, p)), 3) for p in PERCENTILES}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all: to a temporary file beside ``path``, then renamed over it.
+
+    Raises Psg4dError when the folder cannot be written.
+    """
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False, encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(file.name, 0o644)  # temporary files are private; a result is as readable as any other file
+        os.replace(file.name, path)
+    except OSError as error:
+        raise Psg4dError(f"cannot write {path}: {error}") from error

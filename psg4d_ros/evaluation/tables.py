@@ -1,0 +1,62 @@
+"""Replay results and scene graphs as tables for people."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psg4d_ros.evaluation.replay import ReplayResult
+from psg4d_ros.structures import GraphStatus, SceneGraph
+
+MAX_ROWS = 12
+
+
+def graph_table(graph: SceneGraph) -> str:
+    """Objects and relations of one graph; lengths in metres, times in seconds relative to the newest frame."""
+    lines = [
+        f"frame {graph.sequence + 1}  window of {graph.num_frames}  {len(graph.cloud.points)} points"
+        f"  {sum(graph.stage_ms.values()):.0f} ms  [{graph.status.name}]  in {graph.frame_id}"
+    ]
+    lines.append(f"  {'id':>3}  {'object':<18}{'score':>6}  {'position x y z':<22}{'size':<20}{'points':>7}  attributes")
+    for o in sorted(graph.objects, key=lambda o: -o.num_points)[:MAX_ROWS]:
+        position = " ".join(f"{v:6.2f}" for v in o.position)
+        size = " ".join(f"{v:5.2f}" for v in o.size)
+        lines.append(
+            f"  {o.track_id:>3}  {o.label:<18}{o.score:>6.2f}  {position:<22}{size:<20}{o.num_points:>7}  {', '.join(o.attributes[:3])}"
+        )
+    lines += _more(len(graph.objects))
+    label = {o.track_id: f"{o.label} {o.track_id}" for o in graph.objects}
+    for r in sorted(graph.relations, key=lambda r: -r.score)[:MAX_ROWS]:
+        since = (r.start_ns - graph.stamp_ns) * 1e-9
+        until = "now" if r.ongoing else f"{(r.end_ns - graph.stamp_ns) * 1e-9:+.2f} s"
+        lines.append(f"  {label[r.subject_id]} -- {r.predicate} --> {label[r.object_id]}  ({since:+.2f} s to {until}, {r.score:.2f})")
+    lines += _more(len(graph.relations))
+    if not graph.relations:
+        lines.append("  no relations")
+    return "\n".join(lines)
+
+
+def _more(total: int) -> list[str]:
+    return [f"  ... and {total - MAX_ROWS} more"] if total > MAX_ROWS else []
+
+
+def replay_table(result: ReplayResult, *, timings: bool = True) -> str:
+    """What went in, what came out, and how long each stage took."""
+    objects = {(g["epoch"], o["track_id"]) for g in result.graphs for o in g["objects"]}
+    relations = {(r["subject_id"], r["predicate"], r["object_id"]) for g in result.graphs for r in g["relations"]}
+    lines = [
+        f"{result.bag} {result.topic}: {result.frames_in} clouds, {result.frames_dropped} dropped,"
+        f" {result.counts.get('skipped', 0)} skipped, {len(result.graphs)} graphs,"
+        f" {len(objects)} objects, {len(relations)} relations",
+    ]
+    lines += [f"  dropped {count}x: {reason}" for reason, count in sorted(result.errors.items())]
+    if timings and result.stage_ms:
+        lines.append(f"  {'stage':<12}{'p50 ms':>10}{'p95 ms':>10}{'p99 ms':>10}")
+        for stage, values in result.stage_ms.items():
+            p50, p95, p99 = np.percentile(values, (50, 95, 99))
+            lines.append(f"  {stage:<12}{p50:>10.1f}{p95:>10.1f}{p99:>10.1f}")
+    worst = {g["status"] for g in result.graphs} - {GraphStatus.OK.name}
+    if worst:
+        lines.append(f"  status: {', '.join(sorted(worst))}")
+    if not result.trained:
+        lines.append("  NOTE: these weights are untrained: labels, masks and relations mean nothing yet.")
+    return "\n".join(lines)

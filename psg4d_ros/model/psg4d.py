@@ -1,0 +1,125 @@
+"""The 4D-LLM as one module: sparse encoder -> aggregator -> projector -> language model -> mask decoder -> relations.
+
+Source: "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR 2025), section 4; how this
+implementation differs is in docs/design.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from psg4d_ros.config import ModelConfig
+from psg4d_ros.structures import VoxelGrid
+from psg4d_ros.vocabulary import Vocabulary
+from psg4d_ros.voxelize import FEATURE_NAMES
+from psg4d_ros.model.chain import SceneChain
+from psg4d_ros.model.features import FrameFeatures
+from psg4d_ros.model.geometry import GEOMETRY_NAMES, MOTION_NAMES
+from psg4d_ros.model.language_model import LanguageModel
+from psg4d_ros.model.mask_decoder import MaskDecoder, MaskOutput
+from psg4d_ros.model.projector import Projector
+from psg4d_ros.model.relation_head import RelationHead
+from psg4d_ros.model.sparse_encoder import SparseEncoder, pool_tokens
+from psg4d_ros.model.temporal import TemporalAggregator, select_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTokens:
+    """The cached features of F frames, side by side. Positions are (x, y, z, t): metres from Window.origin, seconds <= 0
+    relative to the newest frame.
+
+    tokens: [S, C] aggregated scene tokens, positions [S, 4]. mid: [K, C_mid] second-level voxels, mid_positions [K, 4].
+    fine: [V, C_fine] finest voxels of all frames in order, fine_positions [V, 4].
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    mid: torch.Tensor
+    mid_positions: torch.Tensor
+    fine: torch.Tensor
+    fine_positions: torch.Tensor
+
+
+class PSG4D(nn.Module):
+    """All trained parts, and the language model they talk to."""
+
+    def __init__(self, config: ModelConfig, vocabulary: Vocabulary, language_model: LanguageModel) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary = vocabulary
+        channels, hidden = config.encoder.channels, language_model.hidden_size
+        self.encoder = SparseEncoder(config.encoder, len(FEATURE_NAMES))
+        self.temporal = TemporalAggregator(channels[-1])
+        self.projector = Projector(channels[-1], hidden, language_model.token_rms)
+        self.decoder = MaskDecoder(config.decoder, channels[0], channels[1], channels[-1], hidden, hidden)
+        self.chain = SceneChain(
+            language_model,
+            num_slots=config.decoder.num_slots,
+            num_geometry=len(GEOMETRY_NAMES),
+            num_motion=len(MOTION_NAMES),
+            slot_state_dim=config.decoder.dim,
+        )
+        self.relation_head = RelationHead(hidden, len(GEOMETRY_NAMES))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    @property
+    def language_model(self) -> LanguageModel:
+        return self.chain.language_model
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """The tensors a checkpoint holds: everything but the base language model's."""
+        base = {f"chain.language_model.{name}" for name in self.language_model.base_state_names()}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in base}
+
+    def frame_features(
+        self,
+        grid: VoxelGrid,
+        centers: list[torch.Tensor],
+        fine: torch.Tensor,
+        mid: torch.Tensor,
+        coarse: torch.Tensor,
+        stamp_ns: int,
+    ) -> FrameFeatures:
+        """What is cached of a frame. centers: per level float32[V_l, 3]; fine, mid, coarse: the encoder's outputs."""
+        tokens, token_centers = pool_tokens(coarse, centers[-1], self.config.encoder.token_cell_m)
+        return FrameFeatures(
+            fine=fine,
+            fine_centers=centers[0],
+            point_voxel=grid.point_voxel,
+            mid=mid,
+            mid_centers=centers[1],
+            tokens=tokens,
+            token_centers=token_centers,
+            stamp_ns=stamp_ns,
+            truncated=grid.truncated,
+        )
+
+    def gather(self, frames: list[FrameFeatures]) -> WindowTokens:
+        """Put F cached frames side by side, cap tokens and keys, and let the tokens attend over time."""
+        newest = frames[-1].stamp_ns
+
+        def positions(centers: torch.Tensor, stamp_ns: int) -> torch.Tensor:
+            time = centers.new_full((len(centers), 1), (stamp_ns - newest) * 1e-9)
+            return torch.cat([centers, time], dim=1)
+
+        tokens = torch.cat([f.tokens for f in frames])
+        token_positions = torch.cat([positions(f.token_centers, f.stamp_ns) for f in frames])
+        tokens, token_positions = select_tokens(tokens, token_positions, self.config.language_model.max_scene_tokens)
+        mid = torch.cat([f.mid for f in frames])
+        mid_positions = torch.cat([positions(f.mid_centers, f.stamp_ns) for f in frames])
+        mid, mid_positions = select_tokens(mid, mid_positions, self.config.decoder.max_keys)
+        fine = torch.cat([f.fine for f in frames])
+        fine_positions = torch.cat([positions(f.fine_centers, f.stamp_ns) for f in frames])
+        tokens = self.temporal(tokens, token_positions)
+        return WindowTokens(tokens, token_positions, mid, mid_positions, fine, fine_positions)
+
+    def decode_masks(self, slot_hidden: torch.Tensor | None, window: WindowTokens) -> MaskOutput:
+        """One mask tube per slot over all fine voxels of the window. slot_hidden: [Q, H] or None."""
+        w = window
+        return self.decoder(slot_hidden, w.tokens, w.positions, w.mid, w.mid_positions, w.fine, w.fine_positions)

@@ -1,0 +1,71 @@
+"""What runs the encoder and the mask decoder. ``torch`` is the reference; others must agree with it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from psg4d_ros.errors import ConfigError
+from psg4d_ros.model.features import FrameFeatures
+from psg4d_ros.model.mask_decoder import MaskOutput
+from psg4d_ros.model.psg4d import PSG4D, WindowTokens
+from psg4d_ros.structures import VoxelGrid
+from psg4d_ros.runtime.rulebook import Rulebook
+
+
+class Backend(Protocol):
+    """Runs the two parts of the model that are exported; the language model always runs through transformers."""
+
+    name: str
+    device: torch.device
+
+    def encode(self, grid: VoxelGrid, rulebook: Rulebook, stamp_ns: int) -> FrameFeatures:
+        """Sparse encoder over one frame."""
+        ...
+
+    def decode_masks(self, slot_hidden: torch.Tensor | None, tokens: WindowTokens) -> MaskOutput:
+        """Mask decoder over one window. slot_hidden: [Q, H], or None without the language model."""
+        ...
+
+
+class TorchBackend:
+    """Eager torch, on any device."""
+
+    name = "torch"
+
+    def __init__(self, model: PSG4D) -> None:
+        self.model = model
+        self.device = model.device
+
+    def encode(self, grid: VoxelGrid, rulebook: Rulebook, stamp_ns: int) -> FrameFeatures:
+        below = rulebook.levels[1:]
+        fine, mid, coarse = self.model.encoder(
+            grid.features,
+            [level.neighbours for level in rulebook.levels],
+            [level.children for level in below],
+            [level.parent for level in below],
+            [level.cell for level in below],
+        )
+        return self.model.frame_features(grid, rulebook_centers(grid, rulebook), fine, mid, coarse, stamp_ns)
+
+    def decode_masks(self, slot_hidden: torch.Tensor | None, tokens: WindowTokens) -> MaskOutput:
+        return self.model.decode_masks(slot_hidden, tokens)
+
+
+def rulebook_centers(grid: VoxelGrid, rulebook: Rulebook) -> list[torch.Tensor]:
+    """Centre of each voxel per level, float32[V_l, 3], metres relative to the epoch's origin.
+
+    Level 0 has the mean point of each voxel; coarser levels have the middle of the cell.
+    """
+    centers = [grid.centers]
+    for number, level in enumerate(rulebook.levels[1:], start=1):
+        centers.append((level.coords.to(grid.centers.dtype) + 0.5) * (grid.voxel_size_m * 2**number))
+    return centers
+
+
+def make_backend(name: str, model: PSG4D) -> Backend:
+    """The backend of that name; ``auto`` takes the best one available. Raises ConfigError for an unknown name."""
+    if name in ("auto", "torch"):
+        return TorchBackend(model)
+    raise ConfigError(f"inference.backend is {name!r}, expected auto or torch")

@@ -1,0 +1,54 @@
+"""Frame cache: each frame is voxelised and encoded once, however many windows it is part of."""
+
+from __future__ import annotations
+
+import torch
+
+from psg4d_ros.config import EncoderConfig
+from psg4d_ros.model.features import FrameFeatures
+from psg4d_ros.structures import AlignedFrame, Window
+from psg4d_ros.voxelize import voxelize
+from psg4d_ros.runtime.backends import Backend
+from psg4d_ros.runtime.rulebook import build_rulebook
+from psg4d_ros.runtime.stages import StageClock
+
+
+class FrameCache:
+    """Encoded frames of the newest window. Valid inside one epoch, since an epoch fixes the voxel origin."""
+
+    def __init__(self, backend: Backend, config: EncoderConfig, max_voxels: int) -> None:
+        self.backend = backend
+        self.config = config
+        self.max_voxels = max_voxels
+        self._epoch = -1
+        self._features: dict[int, FrameFeatures] = {}
+        self.encoded = 0
+
+    def clear(self) -> None:
+        self._features.clear()
+
+    def features(self, window: Window, clock: StageClock) -> list[FrameFeatures]:
+        """Features of the window's frames, oldest first; encodes only those not seen before."""
+        if window.epoch != self._epoch:
+            self.clear()
+            self._epoch = window.epoch
+        kept = {f.stamp_ns: self._features.get(f.stamp_ns) for f in window.frames}
+        features = [kept[f.stamp_ns] or self._encode(f, window, clock) for f in window.frames]
+        # Frames that left the window are let go here, so memory is bounded by one window.
+        self._features = {f.stamp_ns: feature for f, feature in zip(window.frames, features)}
+        return features
+
+    def _encode(self, frame: AlignedFrame, window: Window, clock: StageClock) -> FrameFeatures:
+        with clock.stage("voxelize"):
+            size = self.config.voxel_size_m
+            grid = voxelize(frame, window.origin, size, self.max_voxels, self.backend.device)
+            rulebook = build_rulebook(grid.coords, len(self.config.channels))
+        with clock.stage("encode"):
+            features = self.backend.encode(grid, rulebook, frame.stamp_ns)
+        self.encoded += 1
+        return features
+
+    def memory_bytes(self) -> int:
+        """Bytes of all cached tensors."""
+        tensors = [v for f in self._features.values() for v in vars(f).values() if isinstance(v, torch.Tensor)]
+        return sum(t.numel() * t.element_size() for t in tensors)
