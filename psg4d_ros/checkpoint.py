@@ -1,7 +1,7 @@
 """Checkpoint folder <-> model.
 
-A checkpoint is a folder: config.json (ModelConfig), vocabulary.json, weights-*.safetensors (half precision, each at most
-16 MiB), manifest.json (SHA-256 of every other file and how the weights came to be) and MODEL_CARD.md. The language
+A checkpoint is a folder: config.json (ModelConfig), vocabulary.json, weights-*.safetensors (half precision, each at
+most 16 MiB), manifest.json (SHA-256 of every other file and how the weights came to be) and MODEL_CARD.md. The language
 model's base weights are not in it, only what was trained on top; the manifest pins the base file's SHA-256.
 Nothing here reads pickle.
 """
@@ -96,12 +96,16 @@ def verify(folder: Path) -> Manifest:
     for name, expected in manifest.files.items():
         path = folder / name
         if Path(name).name != name or path.suffix in PICKLE_SUFFIXES:
-            raise CheckpointError(f"{folder / MANIFEST} lists {name!r}; only plain file names of safe formats are allowed")
+            raise CheckpointError(
+                f"{folder / MANIFEST} lists {name!r}; only plain file names of safe formats are allowed"
+            )
         if not path.is_file():
             raise CheckpointError(f"checkpoint file {path} is missing; fetch the checkpoint again")
         found = sha256_of(path)
         if found != expected:
-            raise CheckpointError(f"{path} has SHA-256 {found[:12]}..., the manifest says {expected[:12]}...; it was altered")
+            raise CheckpointError(
+                f"{path} has SHA-256 {found[:12]}..., the manifest says {expected[:12]}...; it was altered"
+            )
     return manifest
 
 
@@ -135,7 +139,9 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype | Non
         raise CheckpointError(f"{folder} holds {len(unknown)} tensors the model does not have, first {unknown[0]!r}")
     for name, tensor in weights.items():
         if tensor.shape != trained[name].shape:
-            raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(trained[name].shape)}")
+            raise CheckpointError(
+                f"{name} has shape {list(tensor.shape)}, config.json asks for {list(trained[name].shape)}"
+            )
     model.load_state_dict({name: t.to(trained[name].dtype) for name, t in weights.items()}, strict=False)
     return model.to(device).eval()
 
@@ -153,7 +159,10 @@ def save_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _new_folder(folder) as temporary:
         for number, shard in enumerate(_shards(model.trained_state())):
-            half = {n: t.detach().to("cpu", torch.float16 if t.is_floating_point() else t.dtype).contiguous() for n, t in shard.items()}
+            half = {
+                n: t.detach().to("cpu", torch.float16 if t.is_floating_point() else t.dtype).contiguous()
+                for n, t in shard.items()
+            }
             save_file(half, temporary / f"weights-{number:02d}.safetensors")
         (temporary / CONFIG).write_text(json.dumps(to_dict(model.config), indent=2) + "\n", encoding="utf-8")
         model.vocabulary.save(temporary / VOCABULARY)

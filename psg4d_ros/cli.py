@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     running = argparse.ArgumentParser(add_help=False)
     running.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
     running.add_argument("--params", type=Path, metavar="YAML", help="pipeline parameters, the node's file as it is")
-    running.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one parameter, e.g. window.num_frames=4")
+    running.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one parameter, e.g. window.num_frames=4"
+    )
     running.add_argument("--topic", help="cloud topic (default: the only one in the bag)")
     running.add_argument("--limit", type=int, metavar="N", help="stop after N clouds")
     running.add_argument("--no-timings", action="store_true", help="leave all wall-clock values out of the JSON")
@@ -61,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = verbs.add_parser("demo", parents=[common, running], help="replay the bundled recording and print its graphs")
     demo.set_defaults(run=_demo)
-    replay = verbs.add_parser("replay", parents=[common, running], help="run a bag (mcap or sqlite3) through the pipeline")
+    replay = verbs.add_parser(
+        "replay", parents=[common, running], help="run a bag (mcap or sqlite3) through the pipeline"
+    )
     replay.add_argument("bag", type=Path)
     replay.set_defaults(run=_replay)
     check = verbs.add_parser("check", parents=[common], help="say what is installed, what is missing and how to get it")
@@ -129,7 +133,9 @@ def _check(options: argparse.Namespace) -> int:
     ok = all(item.ok or item.optional for item in items)
     for item in items:
         mark = "ok  " if item.ok else "--  " if item.optional else "MISS"
-        print(f"{mark} {item.name:<28} {item.found}" + (f"\n     -> {item.remedy}" if item.remedy and not item.ok else ""))
+        print(
+            f"{mark} {item.name:<28} {item.found}" + (f"\n     -> {item.remedy}" if item.remedy and not item.ok else "")
+        )
     if options.json:
         write_json(options.json, {"ok": ok, "items": [item.__dict__ for item in items]})
     return 0 if ok else 1

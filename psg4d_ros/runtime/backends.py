@@ -10,8 +10,8 @@ from psg4d_ros.errors import ConfigError
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D, WindowTokens
-from psg4d_ros.structures import VoxelGrid
 from psg4d_ros.runtime.rulebook import Rulebook
+from psg4d_ros.structures import VoxelGrid
 
 
 class Backend(Protocol):

@@ -6,11 +6,11 @@ import torch
 
 from psg4d_ros.config import EncoderConfig
 from psg4d_ros.model.features import FrameFeatures
-from psg4d_ros.structures import AlignedFrame, Window
-from psg4d_ros.voxelize import voxelize
 from psg4d_ros.runtime.backends import Backend
 from psg4d_ros.runtime.rulebook import build_rulebook
 from psg4d_ros.runtime.stages import StageClock
+from psg4d_ros.structures import AlignedFrame, Window
+from psg4d_ros.voxelize import voxelize
 
 
 class FrameCache:
@@ -35,7 +35,7 @@ class FrameCache:
         kept = {f.stamp_ns: self._features.get(f.stamp_ns) for f in window.frames}
         features = [kept[f.stamp_ns] or self._encode(f, window, clock) for f in window.frames]
         # Frames that left the window are let go here, so memory is bounded by one window.
-        self._features = {f.stamp_ns: feature for f, feature in zip(window.frames, features)}
+        self._features = {f.stamp_ns: feature for f, feature in zip(window.frames, features, strict=True)}
         return features
 
     def _encode(self, frame: AlignedFrame, window: Window, clock: StageClock) -> FrameFeatures:

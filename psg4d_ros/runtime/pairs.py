@@ -31,7 +31,8 @@ def box_gaps(boxes: Float64) -> Float64:
 def candidate_pairs(boxes: Float64, is_thing: np.ndarray, max_pairs: int) -> Int64:
     """Ordered pairs (subject, object), nearest first; ties keep the lower indices. int64[R, 2].
 
-    boxes: float64[P, 6] newest boxes. Nothing is said of a wall and a ceiling: pairs of two stuff instances are left out.
+    boxes: float64[P, 6] newest boxes. is_thing: bool[P]. Pairs of two stuff instances are left out: nobody asks what
+    a wall does to a ceiling.
     """
     subject, object_ = np.nonzero(is_thing[:, None] | is_thing[None, :])
     distinct = subject != object_

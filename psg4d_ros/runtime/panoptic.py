@@ -17,9 +17,9 @@ from psg4d_ros.structures import Float64, Int32
 class Segmentation:
     """The instances of a window.
 
-    slots: int64[P] the slot behind each instance. presence_prob: float32[P]. point_instance: per frame int32[N_f], 0 = none,
-    i + 1 = instance i. boxes: float64[P, F, 6] (min xyz, max xyz) relative to Window.origin, metres, NaN where the instance has no
-    voxel in the frame.
+    slots: int64[P] the slot behind each instance. presence_prob: float32[P]. point_instance: per frame int32[N_f],
+    0 = none, i + 1 = instance i. boxes: float64[P, F, 6] (min xyz, max xyz) relative to Window.origin, metres, NaN
+    where the instance has no voxel in the frame.
     """
 
     slots: torch.Tensor
@@ -37,16 +37,21 @@ def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceCo
         return _nothing(frames, presence)
     mask_prob = output.mask_logits[slots].float().sigmoid()
     # A slot only claims voxels its own mask holds; among claimants the more certain one wins, ties the lower slot.
-    claim = torch.where(mask_prob >= config.mask_threshold, mask_prob * presence[slots, None], torch.zeros(()).to(mask_prob))
+    claim = torch.where(
+        mask_prob >= config.mask_threshold, mask_prob * presence[slots, None], torch.zeros(()).to(mask_prob)
+    )
     best, owner = claim.max(0)
     voxel_owner = torch.where(best > 0, owner + 1, torch.zeros_like(owner))
     per_frame = voxel_owner.split(counts)
-    point_owner = [_points_of(labels, f.point_voxel) for labels, f in zip(per_frame, frames)]
+    point_owner = [_points_of(labels, f.point_voxel) for labels, f in zip(per_frame, frames, strict=True)]
     sizes = torch.stack([torch.bincount(p, minlength=len(slots) + 1) for p in point_owner]).sum(0)
     keep = torch.nonzero(sizes[1:] >= config.min_points).flatten()
     renumber = torch.zeros(len(slots) + 1, dtype=torch.int64, device=slots.device)
     renumber[keep + 1] = torch.arange(1, len(keep) + 1, device=slots.device)
-    boxes = np.stack([_boxes(renumber[labels], f.fine_centers, len(keep)) for labels, f in zip(per_frame, frames)], axis=1)
+    boxes = np.stack(
+        [_boxes(renumber[labels], f.fine_centers, len(keep)) for labels, f in zip(per_frame, frames, strict=True)],
+        axis=1,
+    )
     labels = tuple(renumber[p].to("cpu", torch.int32).numpy() for p in point_owner)
     return Segmentation(slots[keep], presence[slots[keep]], labels, boxes)
 

@@ -11,6 +11,12 @@ import torch
 from psg4d_ros.config import InferenceConfig
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.runtime.backends import make_backend
+from psg4d_ros.runtime.frame_cache import FrameCache
+from psg4d_ros.runtime.naming import Namer
+from psg4d_ros.runtime.panoptic import segment
+from psg4d_ros.runtime.relating import Relater
+from psg4d_ros.runtime.stages import StageClock
 from psg4d_ros.structures import (
     AlignedFrame,
     GraphStatus,
@@ -21,12 +27,6 @@ from psg4d_ros.structures import (
     WindowPrediction,
 )
 from psg4d_ros.vocabulary import Vocabulary
-from psg4d_ros.runtime.backends import make_backend
-from psg4d_ros.runtime.frame_cache import FrameCache
-from psg4d_ros.runtime.naming import Namer
-from psg4d_ros.runtime.panoptic import segment
-from psg4d_ros.runtime.relating import Relater
-from psg4d_ros.runtime.stages import StageClock
 
 
 class WindowPredictor:
@@ -70,9 +70,7 @@ class WindowPredictor:
         relations: tuple[RelationPrediction, ...] = ()
         if self.config.relations and turn1 is not None and len(instances) > 1:
             with clock.stage("turn2"):
-                relations = self.relater.relate(
-                    output, segmentation, instances, turn1, vocabulary, frames, self.counts
-                )
+                relations = self.relater.relate(output, segmentation, instances, turn1, vocabulary, frames, self.counts)
         return self._finish(window, frames, instances, segmentation.point_instance, relations, clock)
 
     def _finish(
