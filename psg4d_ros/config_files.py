@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from psg4d_ros.config import PipelineConfig, from_dict
+from psg4d_ros.config import NodeConfig, PipelineConfig, from_dict
 from psg4d_ros.errors import ConfigError
 
 # Parameters of the node itself (what it loads and how it starts), which share a file with the pipeline's.
-NODE_PARAMETERS = frozenset({"use_sim_time", "autostart", "checkpoint"})
+NODE_PARAMETERS = frozenset(f.name for f in fields(NodeConfig)) - {f.name for f in fields(PipelineConfig)} | {
+    "use_sim_time"
+}
 
 
 def pipeline_config(path: Path | None = None, pairs: Iterable[str] = ()) -> PipelineConfig:

@@ -6,6 +6,7 @@ cache and the tracker, and ``reset()`` clears all three (the last two when they 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, read_manifest
@@ -84,6 +85,12 @@ class ScenePipeline:
         """Forget all frames; the next window opens a new epoch, where cache and tracker start anew."""
         self.window.reset()
         self.aligner.reset()
+
+    def set_limits(self, *, max_points: int, relations: bool) -> None:
+        """Use other limits from the next frame and window on: how a node does less when memory runs out."""
+        inference = replace(self.config.inference, max_points=max_points, relations=relations)
+        self.config = replace(self.config, inference=inference)
+        self.predictor.config = inference
 
     def set_vocabulary(self, class_names: list[str], predicate_names: list[str], replace: bool) -> None:
         """Use other words from the next window on. Raises ConfigError for words that are unsafe or too long."""

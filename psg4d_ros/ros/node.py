@@ -24,8 +24,8 @@ NODE_NAME = "perception"
 # An inference under way may finish, but a process that was told to end must not outlive the patience of ros2 launch,
 # which sends SIGTERM after 5 s.
 EXIT_PATIENCE_S = 3.0
-# Python lets a thread keep the interpreter for 5 ms by default. A callback gives it away at each numpy call, so it could
-# wait for the worker's Python code several times over.
+# Python lets a thread keep the interpreter for 5 ms by default. A callback gives it away at each numpy call, so it
+# could wait for the worker's Python code several times over.
 SWITCH_INTERVAL_S = 0.0005
 
 
