@@ -1,7 +1,7 @@
 """Which version this is, and where the files that belong to it lie.
 
-Both follow from one file, ``package.xml``: it holds the version, and it lies next to ``config/``, ``launch/`` and ``models/`` in a source
-checkout as well as in every installation (``share/psg4d_ros``).
+Both follow from one file, ``package.xml``: it holds the version, and it lies next to ``config/``, ``launch/`` and
+``models/`` in a source checkout as well as in every installation (``share/psg4d_ros``).
 """
 
 import re
@@ -15,18 +15,20 @@ from psg4d_ros.errors import Psg4dError
 def share_directory() -> Path:
     """Folder that holds ``package.xml``, ``config/``, ``launch/`` and ``models/`` of the code that is running.
 
-    The checkout itself, or ``<prefix>/share/psg4d_ros`` after ``colcon build`` or ``pip install``. It is found from this file's own place
-    and not through ament's index, which may name another copy and is absent where no ROS is.
+    The checkout itself, or ``<prefix>/share/psg4d_ros`` after ``colcon build`` or ``pip install``. It is found from
+    this file's own place and not through ament's index, which may name another copy and is absent where no ROS is.
 
     Raises:
         Psg4dError: the files around this module are incomplete.
     """
-    for folder in Path(__file__).absolute().parent.parents:  # not resolved: colcon's links stay inside its install folder
+    # Not resolved: the links of `colcon build --symlink-install` would lead out of the install folder.
+    for folder in Path(__file__).absolute().parent.parents:
         for candidate in (folder, folder / "share" / "psg4d_ros"):
             if (candidate / "package.xml").is_file() and "<name>psg4d_ros</name>" in _package_xml(candidate):
                 return candidate
     raise Psg4dError(
-        f"no package.xml of psg4d_ros above {Path(__file__).parent}; install the package with colcon or pip, or run it from its checkout"
+        f"no package.xml of psg4d_ros above {Path(__file__).parent}; "
+        "install the package with colcon or pip, or run it from its checkout"
     )
 
 
