@@ -149,7 +149,7 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype | Non
 def save_checkpoint(
     folder: Path, model: PSG4D, *, model_id: str, trained: bool, card: str, training: dict[str, Any] | None = None
 ) -> Manifest:
-    """Write ``model`` as a checkpoint folder, whole or not at all: it is built beside ``folder`` and renamed into place.
+    """Write ``model`` as a checkpoint folder, whole or not at all: built beside ``folder``, then renamed into place.
 
     card: text of MODEL_CARD.md. Weights are stored in half precision. Returns the manifest written.
     """

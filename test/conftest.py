@@ -1,0 +1,69 @@
+"""What the tests share: a small untrained checkpoint on disk, and the real recording."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Wrong types in ROS messages show at once, in every process the tests start.
+os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
+os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+# Nothing may reach for a model hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A complete checkpoint whose parts are a few channels wide, with a random language model of the real one's class."""
+    import torch
+
+    from psg4d_ros.checkpoint import save_checkpoint
+    from psg4d_ros.config import DecoderConfig, EncoderConfig, LanguageModelConfig, ModelConfig
+    from psg4d_ros.model.language_model import tiny_language_model
+    from psg4d_ros.model.psg4d import PSG4D
+    from psg4d_ros.vocabulary import default_vocabulary
+
+    folder = tmp_path_factory.mktemp("tiny")
+    language_model = tiny_language_model()
+    language_model.base.save_pretrained(folder / "language_model")
+    language_model.tokenizer.save_pretrained(folder / "language_model")
+    config = ModelConfig(
+        encoder=EncoderConfig(channels=(8, 16, 16, 16)),
+        language_model=LanguageModelConfig(source=str(folder / "language_model"), max_scene_tokens=64),
+        decoder=DecoderConfig(num_slots=8, dim=32, heads=2, layers=2),
+    )
+    torch.manual_seed(0)
+    model = PSG4D(config, default_vocabulary(), language_model)
+    save_checkpoint(folder / "checkpoint", model, model_id="tiny", trained=False, card="# tiny\n")
+    return folder / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def kinect_bag() -> Path:
+    """The real three-frame recording that ships with the project."""
+    from psg4d_ros.data.bundled import bundled_bag
+
+    return bundled_bag()
+
+
+@pytest.fixture
+def room():
+    """Make a PointFrame of a floor with boxes on it, z up, that moves with time: room(stamp_ns, points, seed)."""
+    from psg4d_ros.structures import PointFrame
+
+    def make(stamp_ns: int, num_points: int = 3000, seed: int = 0) -> PointFrame:
+        rng = np.random.default_rng(seed)
+        points = rng.uniform((-2, -2, 0), (2, 2, 0.02), (num_points, 3))
+        for number, start in enumerate(range(num_points // 2, num_points, num_points // 6 + 1)):
+            corner = np.array([number * 0.9 - 1.2 + stamp_ns * 1e-10, 0.3 * number, 0.0])
+            points[start : start + num_points // 6] = corner + rng.uniform(
+                0, 0.5, points[start : start + num_points // 6].shape
+            )
+        colors = rng.integers(0, 256, (num_points, 3), dtype=np.uint8)
+        index = np.arange(num_points, dtype=np.int64)
+        return PointFrame(points.astype(np.float32), colors, None, index, stamp_ns, "base")
+
+    return make
