@@ -23,8 +23,8 @@ def ros_prefix() -> Path:
     found = importlib.util.find_spec("ament_package")
     if found is None or found.origin is None:
         raise SystemExit(
-            f"{PACKAGE}: no ROS 2 found to generate the messages with; build with pip's isolation (the default), or source a ROS 2 "
-            "installation, or install requirements/build-kilted.txt"
+            f"{PACKAGE}: no ROS 2 found to generate the messages with; build with pip's isolation (the default), "
+            "or source a ROS 2 installation, or install requirements/build-kilted.txt"
         )
     return Path(found.origin).parents[4]  # <prefix>/lib/python3.x/site-packages/ament_package/__init__.py
 

@@ -1,7 +1,7 @@
 """Build backend for `pip install .` and `pip wheel .`: setuptools, plus the ROS packages that generate the messages.
 
-Which ROS packages those are is known only when building: none where a ROS installation is sourced, otherwise the wheels of
-the distribution named by the environment variable ROS_WHEELS (kilted or jazzy; kilted by default).
+Which ROS packages those are is known only when building: none where a ROS installation is sourced, otherwise the wheels
+of the distribution named by the environment variable ROS_WHEELS (kilted or jazzy; kilted by default).
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ def get_requires_for_build_wheel(config_settings=None):
 
 def _message_generators():
     if importlib.util.find_spec("ament_package") is not None:
-        # A sourced ROS installation is seen through PYTHONPATH, but not the system's Python packages that its generators import.
+        # A sourced ROS installation is seen through PYTHONPATH, but the system's packages that it imports are not.
         return ["catkin_pkg", "cmake>=3.22,<4", "empy>=3.3,<4", "lark", "ninja", "numpy", "pyyaml"]
     wheels = os.environ.get("ROS_WHEELS", "kilted")
     requirements = Path(__file__).resolve().parent.parent / "requirements" / f"build-{wheels}.txt"
