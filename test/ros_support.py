@@ -1,0 +1,107 @@
+"""What the ROS tests share: an own domain per test, a node that runs in a thread, and waiting with a reason."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+# Tests must neither see nor disturb other ROS systems, and field types are checked as strictly as rclpy can.
+ENVIRONMENT = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_PYTHON_CHECK_FIELDS": "1"}
+os.environ.update(ENVIRONMENT)
+
+_domains = itertools.count(os.getpid() * 13)
+
+
+def own_domain() -> int:
+    """A ROS domain that no other test of this run uses (1 to 100: ports above clash with the system's)."""
+    return 1 + next(_domains) % 100
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
+    """The first true value of ``condition()``; fails the test with ``what`` when none comes."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {timeout_s:.0f} s for: {what}")
+
+
+@contextmanager
+def ros_context(domain: int | None = None) -> Iterator[Any]:
+    """An rclpy context of its own, in a domain of its own."""
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    context = rclpy.Context()
+    rclpy.init(
+        context=context,
+        domain_id=own_domain() if domain is None else domain,
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    try:
+        yield context
+    finally:
+        rclpy.try_shutdown(context=context)
+
+
+@contextmanager
+def spinning(context: Any, *nodes: Any) -> Iterator[Any]:
+    """Spin nodes in a thread of their own; the node of the test's side and the node under test never share one."""
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+    executor = SingleThreadedExecutor(context=context)
+    for node in nodes:
+        executor.add_node(node)
+
+    def spin() -> None:
+        with suppress(ExternalShutdownException):
+            executor.spin()
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    try:
+        yield executor
+    finally:
+        executor.shutdown()
+        thread.join(10.0)
+
+
+def cloud_message(
+    points: np.ndarray[Any, Any], stamp_ns: int, frame_id: str = "camera_optical_frame", pad_to_bytes: int = 0
+) -> Any:
+    """A PointCloud2 of float32[N, 3] points. pad_to_bytes: blow each point up until the cloud has about that size."""
+    import array
+
+    from sensor_msgs.msg import PointCloud2, PointField
+
+    step = max(12, pad_to_bytes // max(1, len(points)) // 4 * 4)
+    data = np.zeros((len(points), step), np.uint8)
+    data[:, :12] = np.ascontiguousarray(points, np.float32).view(np.uint8).reshape(-1, 12)
+    message = PointCloud2(height=1, width=len(points), point_step=step, row_step=step * len(points), is_dense=True)
+    message.header.frame_id = frame_id
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+    message.fields = [PointField(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate("xyz")]
+    message.data = array.array("B", data.tobytes())
+    return message
+
+
+def room(points: int = 2000, seed: int = 0) -> np.ndarray[Any, Any]:
+    """float32[N, 3] in an optical frame (y down): a floor 1.2 m below the sensor, and two boxes on it."""
+    rng = np.random.default_rng(seed)
+    floor = np.column_stack([rng.uniform(-2, 2, points), np.full(points, 1.2), rng.uniform(1, 4, points)])
+    boxes = [rng.uniform((x, 0.7, 2.0), (x + 0.5, 1.2, 2.5), (points // 4, 3)) for x in (-1.0, 0.6)]
+    return np.concatenate([floor, *boxes]).astype(np.float32)
+
+
+def values(status: Any) -> dict[str, str]:
+    """The key-value pairs of a DiagnosticStatus."""
+    return {pair.key: pair.value for pair in status.values}
