@@ -16,7 +16,9 @@ S = 1_000_000_000
 START = 1_700_000_000 * S
 
 
-def aligned(stamp_ns: int, points: np.ndarray | None = None, alignment: str = "tf", frame_id: str = "map") -> AlignedFrame:
+def aligned(
+    stamp_ns: int, points: np.ndarray | None = None, alignment: str = "tf", frame_id: str = "map"
+) -> AlignedFrame:
     xyz = np.zeros((0, 3), np.float32) if points is None else np.asarray(points, np.float32)
     frame = PointFrame(xyz, None, None, np.arange(len(xyz)), stamp_ns, "sensor")
     return AlignedFrame(frame, xyz, np.eye(4), alignment, frame_id, np.eye(4))
