@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from psg4d_ros.version import version
 if TYPE_CHECKING:
     from psg4d_ros.config import PipelineConfig
     from psg4d_ros.evaluation.replay import ReplayResult
+    from psg4d_ros.structures import SceneGraph
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,35 +76,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    result = _run_replay(options, options.bag)
-    from psg4d_ros.evaluation.tables import replay_table
-
-    print(replay_table(result, timings=not options.no_timings))
+    result = _run(options, options.bag)
+    _report(options, result, result.to_json(timings=not options.no_timings))
     return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
     from psg4d_ros.data.bundled import bundled_bag
-    from psg4d_ros.evaluation.tables import graph_table, replay_table
+    from psg4d_ros.evaluation.tables import graph_table
 
-    graphs: list[Any] = []
-    result = _run_replay(options, bundled_bag(), on_graph=graphs.append)
+    graphs: list[SceneGraph] = []
+    result = _run(options, bundled_bag(), graphs.append)
     for graph in graphs:
         print(graph_table(graph), end="\n\n")
-    print(replay_table(result, timings=not options.no_timings))
+    counts = {"objects": len(result.objects()), "relations": len(result.triplets())}
+    _report(options, result, {**counts, **result.to_json(timings=not options.no_timings)})
     return 0
 
 
-def _run_replay(options: argparse.Namespace, bag: Path, on_graph: Any = None) -> ReplayResult:
+def _run(options: argparse.Namespace, bag: Path, on_graph: Callable[[SceneGraph], None] | None = None) -> ReplayResult:
     config = _pipeline_config(options)
     from tqdm import tqdm
 
     from psg4d_ros.checkpoint import default_checkpoint
-    from psg4d_ros.evaluation.replay import replay_bag, write_json
+    from psg4d_ros.evaluation.replay import replay_bag
     from psg4d_ros.pipeline import ScenePipeline
 
     checkpoint = options.checkpoint or default_checkpoint()
-    result = replay_bag(
+    return replay_bag(
         bag,
         lambda transforms: ScenePipeline.from_checkpoint(checkpoint, config, transforms),
         topic=options.topic,
@@ -111,9 +111,15 @@ def _run_replay(options: argparse.Namespace, bag: Path, on_graph: Any = None) ->
         progress=lambda items, total: tqdm(items, total=total, unit="cloud", file=sys.stderr, disable=options.quiet),
         on_graph=on_graph,
     )
+
+
+def _report(options: argparse.Namespace, result: ReplayResult, values: dict[str, Any]) -> None:
+    from psg4d_ros.evaluation.replay import write_json
+    from psg4d_ros.evaluation.tables import replay_table
+
     if options.json:
-        write_json(options.json, result.to_json(timings=not options.no_timings))
-    return result
+        write_json(options.json, values)
+    print(replay_table(result, timings=not options.no_timings))
 
 
 def _pipeline_config(options: argparse.Namespace) -> PipelineConfig:

@@ -49,6 +49,16 @@ class ReplayResult:
     wall_s: float = 0.0
     device: str = ""
 
+    def objects(self) -> set[tuple[int, int]]:
+        """All objects seen, as (epoch, track_id)."""
+        return {(g["epoch"], o["track_id"]) for g in self.graphs for o in g["objects"]}
+
+    def triplets(self) -> set[tuple[int, int, str, int]]:
+        """All relations seen, whatever their spans, as (epoch, subject_id, predicate, object_id)."""
+        return {
+            (g["epoch"], r["subject_id"], r["predicate"], r["object_id"]) for g in self.graphs for r in g["relations"]
+        }
+
     def to_json(self, *, timings: bool = True) -> dict[str, Any]:
         """The result with the keys of the command line's contract. timings=False leaves out all wall-clock values."""
         out: dict[str, Any] = {

@@ -45,12 +45,10 @@ def _more(total: int) -> list[str]:
 
 def replay_table(result: ReplayResult, *, timings: bool = True) -> str:
     """What went in, what came out, and how long each stage took."""
-    objects = {(g["epoch"], o["track_id"]) for g in result.graphs for o in g["objects"]}
-    relations = {(r["subject_id"], r["predicate"], r["object_id"]) for g in result.graphs for r in g["relations"]}
     lines = [
         f"{result.bag} {result.topic}: {result.frames_in} clouds, {result.frames_dropped} dropped,"
         f" {result.counts.get('skipped', 0)} skipped, {len(result.graphs)} graphs,"
-        f" {len(objects)} objects, {len(relations)} relations",
+        f" {len(result.objects())} objects, {len(result.triplets())} relations",
     ]
     lines += [f"  dropped {count}x: {reason}" for reason, count in sorted(result.errors.items())]
     if timings and result.stage_ms:

@@ -1,0 +1,130 @@
+"""The command line: tables on stdout, one-line errors on stderr, exit status 0, 1 or 2."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from psg4d_ros.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "psg4d_ros.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+
+
+def test_replay_prints_a_table_and_writes_json(kinect_bag, tiny_checkpoint, tmp_path, capsys):
+    out = tmp_path / "new folder" / "replay.json"
+    status = main(["replay", str(kinect_bag), "--checkpoint", str(tiny_checkpoint), "--json", str(out), "--quiet"])
+    table = capsys.readouterr().out
+    assert status == 0
+    assert "3 clouds, 0 dropped" in table
+    assert "untrained" in table
+    result = json.loads(out.read_text())
+    assert result["frames_in"] == result["windows"] == len(result["graphs"]) == 3
+    assert result["frames_dropped"] == 0
+    assert {"p50", "p95", "p99"} == set(result["latency_ms"]["encode"])
+    assert result["graphs"][-1]["num_frames"] == 3
+    assert result["graphs"][-1]["status"] == "UNTRAINED"
+
+
+def test_demo_prints_objects_relations_and_stage_times(tiny_checkpoint, tmp_path, capsys):
+    out = tmp_path / "demo.json"
+    assert main(["demo", "--checkpoint", str(tiny_checkpoint), "--json", str(out), "--quiet"]) == 0
+    text = capsys.readouterr().out
+    for stage in ("voxelize", "encode", "turn1", "masks", "name", "turn2", "total"):
+        assert f"\n  {stage} " in text
+    assert "-->" in text, "relations are printed"
+    result = json.loads(out.read_text())
+    assert result["objects"] > 0
+    assert result["relations"] > 0
+
+
+def test_without_timings_two_replays_are_identical_to_the_byte(kinect_bag, tiny_checkpoint, tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        done = run("replay", kinect_bag, "--checkpoint", tiny_checkpoint, "--no-timings", "--json", file, "--quiet")
+        assert done.returncode == 0, done.stderr
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert b"latency_ms" not in files[0].read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_replay_leaves_no_output(kinect_bag, tiny_checkpoint, tmp_path):
+    out = tmp_path / "result.json"
+    command = [sys.executable, "-m", "psg4d_ros.cli", "replay", kinect_bag, "--checkpoint", tiny_checkpoint]
+    process = subprocess.Popen([*map(str, command), "--json", str(out)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = ""
+    deadline = time.monotonic() + 120
+    while "1/3" not in seen and time.monotonic() < deadline:  # the progress bar says that it is half-way
+        seen += process.stderr.read(1)
+    process.kill()
+    process.wait()
+    assert "1/3" in seen
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["replay", "/nowhere/bag"], "/nowhere/bag"),
+        (["demo", "--checkpoint", "/nowhere"], "checkpoint /nowhere is not a folder"),
+        (["demo", "--set", "window.frames=3"], "unknown parameter 'window.frames'"),
+        (["demo", "--params", "/nowhere.yaml"], "cannot read /nowhere.yaml"),
+        (["demo", "--topic", "/other"], "/other"),
+        (["demo", "--set", "inference.device=cuda:99"], "CUDA devices"),
+    ],
+)
+def test_our_errors_are_one_line_and_exit_status_1(arguments, says, tiny_checkpoint, capsys):
+    if arguments[0] == "demo" and "--checkpoint" not in arguments:
+        arguments = [*arguments, "--checkpoint", str(tiny_checkpoint)]
+    assert main([*arguments, "--quiet"]) == 1
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["replay"], ["demo", "--limit", "x"]])
+def test_wrong_usage_is_exit_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: psg4d" in capsys.readouterr().err
+
+
+def test_check_names_what_is_missing_and_how_to_get_it(tmp_path, capsys):
+    out = tmp_path / "check.json"
+    assert main(["check", "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["ok"] is True
+    items = {item["name"]: item for item in result["items"]}
+    assert items["torch"]["ok"]
+    assert "hashes match" in items["checkpoint"]["found"]
+    assert all(item["remedy"] for item in items.values() if not item["ok"])
+    assert "checkpoint" in capsys.readouterr().out
+
+
+def test_check_fails_for_a_broken_checkpoint(tmp_path, capsys):
+    assert main(["check", "--checkpoint", str(tmp_path)]) == 1
+    assert "has no manifest.json" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import contextlib, sys
+from psg4d_ros.cli import main
+with contextlib.suppress(SystemExit):
+    main(["--help"])
+heavy = {"torch", "transformers", "numpy", "scipy", "rosbags", "rclpy"} & set(sys.modules)
+sys.exit(str(heavy) if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "replay" in done.stdout
