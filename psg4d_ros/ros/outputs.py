@@ -19,12 +19,18 @@ from psg4d_ros.vocabulary import Vocabulary
 class RclpyTypes:
     """MessageTypes of rclpy: classes by their full names, and arrays in the form that rclpy copies fastest."""
 
-    def get(self, name: str) -> type:
-        package, kind, short = name.split("/")
-        message_type: type = getattr(importlib.import_module(f"{package}.{kind}"), short)
-        return message_type
+    def __init__(self) -> None:
+        self._known: dict[str, type] = {}
 
-    def array(self, values: np.ndarray[Any, Any]) -> array.array[Any]:
+    def get(self, name: str) -> type:
+        if name not in self._known:
+            package, kind, short = name.split("/")
+            self._known[name] = getattr(importlib.import_module(f"{package}.{kind}"), short)
+        return self._known[name]
+
+    def array(self, values: np.ndarray[Any, Any]) -> array.array[Any] | list[bool]:
+        if values.dtype == bool:
+            return values.tolist()  # bool[] is a list in rclpy
         code = {"u1": "B", "i1": "b", "u2": "H", "i2": "h", "u4": "I", "i4": "i", "f4": "f", "f8": "d"}
         out: array.array[Any] = array.array(code[values.dtype.str[1:]])
         out.frombytes(np.ascontiguousarray(values).tobytes())
