@@ -198,9 +198,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         if key not in known:
             raise ConfigError(f"unknown parameter {path!r}; known here: {', '.join(sorted(known))}")
         hint = hints[key]
-        arguments[key] = (
-            from_dict(hint, value, path) if dataclasses.is_dataclass(hint) else check(known[key], hint, value, path)
-        )
+        nested = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        arguments[key] = from_dict(hint, value, path) if nested else check(known[key], hint, value, path)
     return cls(**arguments)
 
 
