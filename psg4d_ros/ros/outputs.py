@@ -44,7 +44,7 @@ class GraphOutputs:
         self._node = node
         self._types = RclpyTypes()
         self._previous: SceneGraph | None = None
-        self._marker_ids: Any = frozenset()
+        self._marker_ids: Any = None
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._graph = self._publisher("psg4d_ros/msg/SceneGraph", "scene_graph", 10)
         self._instances = self._publisher("sensor_msgs/msg/PointCloud2", "scene_graph/instances", 5)
