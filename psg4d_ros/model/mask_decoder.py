@@ -1,0 +1,223 @@
+"""Mask decoder: one mask tube per slot over the voxels of all frames of a window.
+
+Learned queries, moved by the language model's slot states, look at scene tokens and second-level voxels through masked
+cross-attention, and each ends in a mask over the finest voxels, a presence score and an embedding to be named by.
+No step depends on data in Python, and any number of tokens, keys and voxels (0 included) runs through the same graph.
+Source: "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR 2025), 3D mask decoder; masked
+attention after Cheng et al., "Masked-attention Mask Transformer", CVPR 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from psg4d_ros.config import DecoderConfig
+from psg4d_ros.errors import ConfigError
+from psg4d_ros.model.position import FourierPosition
+
+# How much of the language model's slot state enters a query before training.
+_INITIAL_GATE = 0.1
+# Few slots are present and few voxels belong to each, so an untrained model starts below one half in both.
+_INITIAL_PRESENCE_LOGIT = -0.5
+_INITIAL_MASK_LOGIT = -1.0
+_INITIAL_MASK_SCALE = 1.5
+# Added to the attention scores of masked keys: zero after the softmax, and finite in half precision.
+_MASKED = -1e4
+
+
+class LayerOutput(NamedTuple):
+    """What one decoder layer says; all layers are supervised in training.
+
+    mask_logits [Q, V] over the finest voxels. key_mask_logits [Q, K] over the second-level keys: they steer the next
+    layer's attention, which passes no gradient, so they need a loss of their own. presence_logits [Q].
+    class_embeddings [Q, phrase_dim].
+    """
+
+    mask_logits: Tensor
+    key_mask_logits: Tensor
+    presence_logits: Tensor
+    class_embeddings: Tensor
+
+
+class MaskOutput(NamedTuple):
+    """Result of the mask decoder; the fields of LayerOutput are those of the last layer.
+
+    slot_states [Q, dim]: final query states. aux: outputs of the earlier layers, first = before any layer; filled while
+    the module is in training mode, else empty.
+    """
+
+    mask_logits: Tensor
+    presence_logits: Tensor
+    slot_states: Tensor
+    class_embeddings: Tensor
+    key_mask_logits: Tensor
+    aux: tuple[LayerOutput, ...] = ()
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries [Q, D] over keys [N, D], N >= 1, written out to export as plain products."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """query [Q, D], key and value [N, D], bias [Q, N] added to the scores of every head -> [Q, D]."""
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(0, 1)
+            for layer, x in ((self.query, query), (self.key, key), (self.value, value))
+        )
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(1, 2)
+        if bias is not None:
+            scores = scores + bias
+        mixed: Tensor = scores.softmax(dim=-1) @ v
+        return self.out(mixed.transpose(0, 1).flatten(1))
+
+
+class DecoderLayer(nn.Module):
+    """Masked cross-attention, self-attention, feed-forward; each normalised after its residual."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.cross = Attention(dim, heads)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.itself = Attention(dim, heads)
+        self.itself_norm = nn.LayerNorm(dim)
+        self.feed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
+        self.feed_norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, place: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+        """x, place [Q, D] query states and their learned positions; keys [N, D]; bias [Q, N] -> [Q, D]."""
+        x = self.cross_norm(x + self.cross(x + place, keys, keys, bias))
+        x = self.itself_norm(x + self.itself(x + place, x + place, x))
+        return self.feed_norm(x + self.feed(x))
+
+
+class MaskDecoder(nn.Module):
+    """See the module's text. Raises ConfigError when ``config.heads`` does not divide ``config.dim``.
+
+    fine_dim, mid_dim, token_dim: channels of the encoder's outputs. slot_dim: width of the language model's hidden
+    states. phrase_dim: width of the phrase embeddings that slots are named with.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, fine_dim: int, mid_dim: int, token_dim: int, slot_dim: int, phrase_dim: int
+    ) -> None:
+        super().__init__()
+        dim = config.dim
+        if dim % config.heads:
+            raise ConfigError(f"decoder.dim is {dim}, expected a multiple of decoder.heads = {config.heads}")
+        self.config = config
+        self.position = FourierPosition()
+        self.queries = nn.Parameter(torch.randn(config.num_slots, dim))
+        self.places = nn.Parameter(torch.randn(config.num_slots, dim))
+        self.slot_in = nn.Sequential(nn.LayerNorm(slot_dim), nn.Linear(slot_dim, dim))
+        self.slot_gate = nn.Parameter(torch.tensor(_INITIAL_GATE))
+        self.token_norm = nn.LayerNorm(token_dim)
+        self.token_in = nn.Linear(token_dim + FourierPosition.size, dim)
+        self.mid_norm = nn.LayerNorm(mid_dim)
+        self.mid_in = nn.Linear(mid_dim + FourierPosition.size, dim)
+        # A key that is always there: attention stays defined in an empty scene, and a query can look at nothing.
+        self.sink = nn.Parameter(torch.randn(1, dim))
+        self.key_norm = nn.LayerNorm(dim)
+        self.fine_norm = nn.LayerNorm(fine_dim)
+        self.mask_features = _mlp(fine_dim + FourierPosition.size, dim, dim)
+        self.key_mask_features = _mlp(dim, dim, dim)
+        self.layers = nn.ModuleList(DecoderLayer(dim, config.heads) for _ in range(config.layers))
+        self.query_norm = nn.LayerNorm(dim)
+        self.mask_query = _mlp(dim, dim, dim)
+        self.mask_scale = nn.Parameter(torch.tensor(_INITIAL_MASK_SCALE))
+        self.mask_bias = nn.Parameter(torch.tensor(_INITIAL_MASK_LOGIT))
+        self.presence = nn.Linear(dim, 1)
+        nn.init.constant_(self.presence.bias, _INITIAL_PRESENCE_LOGIT)
+        self.class_out = _mlp(dim + fine_dim + mid_dim, 2 * dim, phrase_dim)
+
+    def forward(
+        self,
+        slot_hidden: Tensor | None,
+        tokens: Tensor,
+        token_positions: Tensor,
+        mid: Tensor,
+        mid_positions: Tensor,
+        fine: Tensor,
+        fine_positions: Tensor,
+    ) -> MaskOutput:
+        """Decode one window.
+
+        slot_hidden [Q, slot_dim], or None to run without the language model. tokens [S, token_dim], mid [K, mid_dim]
+        (keys) and fine [V, fine_dim], each with positions float32[., 4]: x, y, z metres in the core frame's axes and t
+        seconds relative to the newest frame.
+        """
+        dtype = self.queries.dtype
+        tokens, mid, fine = self.token_norm(tokens), self.mid_norm(mid), self.fine_norm(fine)
+        token_keys = self.token_in(torch.cat((tokens, self.position(token_positions, dtype)), dim=1))
+        mid_keys = self.mid_in(torch.cat((mid, self.position(mid_positions, dtype)), dim=1))
+        keys = self.key_norm(torch.cat((self.sink, token_keys, mid_keys)))
+        fine_masks = _unit(self.mask_features(torch.cat((fine, self.position(fine_positions, dtype)), dim=1)))
+        key_masks = _unit(self.key_mask_features(mid_keys))
+        always_open = keys.new_zeros(self.config.num_slots, 1).expand(-1, 1 + tokens.shape[0])
+
+        x = self.queries
+        if slot_hidden is not None:
+            x = x + self.slot_gate * self.slot_in(slot_hidden)
+        aux: list[LayerOutput] = []
+        for layer in self.layers:
+            state = self.query_norm(x)
+            mask_query = self._mask_query(state)
+            key_logits = self._mask_logits(mask_query, key_masks)
+            if self.training:
+                aux.append(self._outputs(state, self._mask_logits(mask_query, fine_masks), key_logits, fine, mid))
+            # Scene tokens and the sink carry the whole scene and stay open; voxels outside the slot's mask are closed.
+            bias = torch.cat((always_open, _attention_bias(key_logits.detach())), dim=1)
+            x = layer(x, self.places, keys, bias)
+        state = self.query_norm(x)
+        mask_query = self._mask_query(state)
+        key_logits = self._mask_logits(mask_query, key_masks)
+        last = self._outputs(state, self._mask_logits(mask_query, fine_masks), key_logits, fine, mid)
+        return MaskOutput(last.mask_logits, last.presence_logits, state, last.class_embeddings, key_logits, tuple(aux))
+
+    def _mask_query(self, state: Tensor) -> Tensor:
+        """[Q, dim], scaled so that the product with unit mask features is a logit of a few units, in any precision."""
+        return _unit(self.mask_query(state)) * (self.mask_scale / math.sqrt(state.shape[-1]))
+
+    def _mask_logits(self, mask_query: Tensor, mask_features: Tensor) -> Tensor:
+        return mask_query @ mask_features.t() + self.mask_bias
+
+    def _outputs(
+        self, state: Tensor, mask_logits: Tensor, key_logits: Tensor, fine: Tensor, mid: Tensor
+    ) -> LayerOutput:
+        # The mask says where the object is and the pooled features what is there: class evidence from its own voxels.
+        seen = torch.cat((state, _pool(mask_logits, fine), _pool(key_logits, mid)), dim=1)
+        return LayerOutput(mask_logits, key_logits, self.presence(state)[:, 0], self.class_out(seen))
+
+
+def _mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, out_dim))
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows with mean 0 and variance 1: bounds the mask logits, so that half precision cannot overflow."""
+    return F.layer_norm(x, (x.shape[-1],))
+
+
+def _attention_bias(key_logits: Tensor) -> Tensor:
+    """[Q, K] 0 where the slot's mask holds the key (probability above 1/2), else closed; an empty mask opens all."""
+    held = key_logits > 0
+    empty = held.float().sum(dim=1, keepdim=True) == 0
+    return torch.where(held | empty, 0.0, _MASKED).to(key_logits.dtype)
+
+
+def _pool(mask_logits: Tensor, features: Tensor) -> Tensor:
+    """Mean of features [V, C] under masks [Q, V] -> [Q, C]; zeros for an empty scene. Summed in float32: V is large."""
+    weights = mask_logits.float().sigmoid()
+    mean = (weights @ features.float()) / (weights.sum(dim=1, keepdim=True) + 1e-6)
+    return mean.to(features.dtype)
