@@ -1,0 +1,103 @@
+"""Relations of one window after another become time spans between tracks (numpy only; the tracker's other half)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from .config import TrackerConfig
+from .structures import Int32, Relation, WindowPrediction
+
+NS_PER_S = 1_000_000_000
+_Key = tuple[int, str, int]  # subject track, predicate, object track
+
+
+@dataclass(eq=False)
+class _Span:
+    """[start_ns, end_ns) of one relation, and the mean of its scores over the windows that saw it."""
+
+    predicate_id: int
+    start_ns: int
+    end_ns: int
+    total_score: float
+    windows: int
+    ongoing: bool
+
+    def absorb(self, other: _Span) -> None:
+        self.start_ns, self.end_ns = min(self.start_ns, other.start_ns), max(self.end_ns, other.end_ns)
+        self.total_score += other.total_score
+        self.windows += other.windows
+        self.ongoing |= other.ongoing
+
+
+class RelationSpans:
+    """The relations between living tracks, as spans that grow with each window.
+
+    Windows overlap, so a relation is seen many times; and a model wavers, so it may be missed in between. Spans of one
+    triple that overlap or lie closer than ``relation_merge_gap_s`` are one. A span that ended stays in the graph for
+    ``relation_history_s``, as long as both tracks do.
+    """
+
+    def __init__(self, config: TrackerConfig) -> None:
+        self._gap_ns = round(config.relation_merge_gap_s * NS_PER_S)
+        self._history_ns = round(config.relation_history_s * NS_PER_S)
+        self._spans: dict[_Key, list[_Span]] = {}
+
+    def clear(self) -> None:
+        """Forget all relations."""
+        self._spans.clear()
+
+    def update(self, prediction: WindowPrediction, track_of: Int32, alive: Collection[int]) -> None:
+        """Merge a window's relations. ``track_of``: int32[I + 1] track of instance i at i + 1, 0 = none.
+
+        A relation that holds in the newest frame is ongoing, and ends 1 ns after its stamp for the time being: that is
+        as far as it was seen. Relations of tracks that are no longer ``alive`` are dropped.
+        """
+        stamps = [frame.stamp_ns for frame in prediction.window.frames]
+        now_ns = stamps[-1]
+        for spans in self._spans.values():
+            for span in spans:
+                span.ongoing = False  # unless this window says so again
+        for r in prediction.relations:
+            subject, object_ = int(track_of[r.subject + 1]), int(track_of[r.object + 1])
+            if not subject or not object_ or subject == object_:
+                continue
+            ongoing = r.end_frame >= len(stamps)
+            end_ns = now_ns + 1 if ongoing else stamps[r.end_frame]
+            span = _Span(r.predicate_id, stamps[r.start_frame], end_ns, r.score, 1, ongoing)
+            self._merge((subject, r.predicate, object_), span)
+        self._spans = {
+            key: kept
+            for key, spans in self._spans.items()
+            if key[0] in alive and key[2] in alive and (kept := [s for s in spans if self._remembered(s, now_ns)])
+        }
+
+    def current(self) -> tuple[Relation, ...]:
+        """All spans, in an order that depends on nothing but themselves."""
+        relations = [
+            Relation(
+                subject_id=subject,
+                predicate=predicate,
+                predicate_id=span.predicate_id,
+                object_id=object_,
+                score=span.total_score / span.windows,
+                start_ns=span.start_ns,
+                end_ns=span.end_ns,
+                ongoing=span.ongoing,
+            )
+            for (subject, predicate, object_), spans in self._spans.items()
+            for span in spans
+        ]
+        return tuple(sorted(relations, key=lambda r: (r.subject_id, r.object_id, r.predicate, r.start_ns)))
+
+    def _remembered(self, span: _Span, now_ns: int) -> bool:
+        return span.ongoing or now_ns - span.end_ns <= self._history_ns
+
+    def _merge(self, key: _Key, new: _Span) -> None:
+        apart: list[_Span] = []
+        for span in self._spans.get(key, []):
+            if new.start_ns - span.end_ns <= self._gap_ns and span.start_ns - new.end_ns <= self._gap_ns:
+                new.absorb(span)
+            else:
+                apart.append(span)
+        self._spans[key] = [*apart, new]

@@ -1,0 +1,361 @@
+"""Tracker: instances of one window after another become tracks with stable ids (numpy and scipy).
+
+Windows overlap: most frames of a window were in the one before, point for point. So an instance is the same as a track
+when their masks agree on the shared frames, which needs no model of appearance or motion and is not fooled by objects
+that pass each other. Motion only breaks ties, and finds again what was out of sight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.transform import Rotation
+
+from .config import TrackerConfig
+from .relation_spans import RelationSpans
+from .structures import (
+    AlignedFrame,
+    Float64,
+    InstancePrediction,
+    Int32,
+    Int64,
+    LabelledCloud,
+    LabelScore,
+    SceneGraph,
+    SceneObject,
+    Window,
+    WindowPrediction,
+)
+
+NS_PER_S = 1_000_000_000
+# A new window's say in a track's label and attributes; the rest is what was said before.
+NEW_VOTE = 0.3
+# What lying where the track should be by its motion is worth, in mask IoU: as a bonus on top of masks that agree, and
+# alone. Enough to decide between equals (two objects that were one mask for a while), too little to overrule the masks.
+MOTION_BONUS = 0.15
+MOTION_ALONE = 0.3
+MIN_CLOSENESS = 0.25
+# Motion is extrapolated no further than this: velocities of partly seen objects are rough.
+MAX_EXTRAPOLATION_S = 1.0
+# Thin or single-point objects still get a box that viewers can draw.
+MIN_EXTENT_M = 0.01
+
+
+@dataclass(eq=False)
+class _Segment:
+    """An instance's points in the window's frames, measured. Core frame, metres, seconds, nanoseconds.
+
+    first_ns, last_ns: stamps of the oldest and newest frame with points. entry, exit: float64[3] mean point in each of
+    them. box: float64[2, 3] low and high corner in the newest. velocity: float64[3], None if seen in one frame.
+    """
+
+    first_ns: int
+    last_ns: int
+    entry: Float64
+    exit: Float64
+    box: Float64
+    velocity: Float64 | None
+
+
+@dataclass(eq=False)
+class _Track:
+    """What is remembered of an object; ``votes`` and ``attributes`` are probabilities, smoothed over windows."""
+
+    track_id: int
+    is_thing: bool
+    first_ns: int
+    last_ns: int
+    exit: Float64
+    box: Float64
+    velocity: Float64 | None = None
+    votes: dict[str, float] = field(default_factory=dict)
+    class_ids: dict[str, int] = field(default_factory=dict)
+    attributes: dict[str, float] = field(default_factory=dict)
+    num_alternatives: int = 0
+
+    @property
+    def label(self) -> str:
+        """The best label among those that were ever an instance's first choice (alternatives carry no class_id)."""
+        return max(self.class_ids, key=lambda name: (self.votes[name], name))
+
+    @property
+    def score(self) -> float:
+        return self.votes[self.label]
+
+    def vote(self, instance: InstancePrediction) -> None:
+        """Mix in what a window says, so that one odd window does not rename the object."""
+        gain = NEW_VOTE if self.class_ids else 1.0
+        said = {a.label: a.score for a in instance.alternatives} | {instance.label: instance.score}
+        self.votes = _mix(self.votes, said, gain)
+        self.attributes = _mix(self.attributes, dict.fromkeys(instance.attributes, 1.0), gain)
+        self.class_ids[instance.label] = instance.class_id
+        # A label that faded away is forgotten, or a long run would collect every word ever said of the object.
+        self.class_ids = {name: i for name, i in self.class_ids.items() if name in self.votes}
+        self.num_alternatives = len(instance.alternatives)
+
+
+def _mix(old: dict[str, float], new: dict[str, float], gain: float) -> dict[str, float]:
+    names = dict.fromkeys((*old, *new))
+    mixed = {name: (1.0 - gain) * old.get(name, 0.0) + gain * new.get(name, 0.0) for name in names}
+    return {name: value for name, value in mixed.items() if value > 1e-3 or name in new}
+
+
+class Tracker:
+    """State: the tracks, their relations, and who owned each point of the frames of the last windows."""
+
+    def __init__(self, config: TrackerConfig) -> None:
+        self._config = config
+        self._max_missing_ns = round(config.max_missing_s * NS_PER_S)
+        self._relations = RelationSpans(config)
+        self._epoch: int | None = None
+        self._tracks: dict[int, _Track] = {}
+        self._owners: dict[int, Int32] = {}  # stamp_ns of a frame -> int32[N] track id of each point, 0 = none
+        self._next_id = 1
+
+    def reset(self) -> None:
+        """Forget all tracks and relations; ids begin at 1 again."""
+        self._epoch = None
+        self._tracks.clear()
+        self._owners.clear()
+        self._relations.clear()
+        self._next_id = 1
+
+    def update(self, prediction: WindowPrediction, model_id: str, model_sha256: str) -> SceneGraph:
+        """The scene graph after this window. A window of another epoch than the last one starts anew by itself."""
+        window = prediction.window
+        if window.epoch != self._epoch:
+            self.reset()
+            self._epoch = window.epoch
+        now_ns = window.newest.stamp_ns
+        segments = _measure(prediction)
+        instance_ids = self._associate(prediction, segments)
+        for i, track_id in enumerate(instance_ids):
+            segment = segments[i]
+            if segment is None or now_ns - segment.last_ns > self._max_missing_ns:
+                continue  # not a point of it, or lost again before it is first reported
+            instance_ids[i] = track_id or self._new_track(prediction.instances[i], segment)
+            self._see(self._tracks[instance_ids[i]], prediction.instances[i], segment)
+        lost = [i for i, track in self._tracks.items() if now_ns - track.last_ns > self._max_missing_ns]
+        for track_id in lost:
+            del self._tracks[track_id]
+        ids = np.array([0, *(i if i in self._tracks else 0 for i in instance_ids)], dtype=np.int32)
+        self._owners = {f.stamp_ns: ids[p] for f, p in zip(window.frames, prediction.point_instance, strict=True)}
+        self._relations.update(prediction, ids, self._tracks.keys())
+        return self._graph(prediction, model_id, model_sha256)
+
+    def _new_track(self, instance: InstancePrediction, segment: _Segment) -> int:
+        track_id, self._next_id = self._next_id, self._next_id + 1
+        self._tracks[track_id] = _Track(
+            track_id, instance.is_thing, segment.first_ns, segment.last_ns, segment.exit, segment.box
+        )
+        return track_id
+
+    @staticmethod
+    def _see(track: _Track, instance: InstancePrediction, segment: _Segment) -> None:
+        track.vote(instance)
+        track.first_ns = min(track.first_ns, segment.first_ns)
+        if segment.last_ns >= track.last_ns:
+            track.last_ns, track.exit, track.box = segment.last_ns, segment.exit, segment.box
+        # Of stuff, what is seen moves with the sensor; that is no velocity of the floor.
+        if instance.is_thing and segment.velocity is not None:
+            track.velocity = segment.velocity
+
+    # Association
+
+    def _associate(self, prediction: WindowPrediction, segments: list[_Segment | None]) -> list[int]:
+        """Track id of each instance, 0 for none: by masks on shared frames, and by place where there are none."""
+        instances, tracks = prediction.instances, list(self._tracks.values())
+        assigned = [0] * len(instances)
+        if not tracks or not instances:
+            return assigned
+        same_kind = np.array([[i.is_thing == t.is_thing for t in tracks] for i in instances])
+        seen = np.array([s is not None for s in segments])
+        iou, instance_shared, track_shared = self._mask_iou(prediction, tracks)
+        place = _closeness(instances, segments, tracks)
+        allowed = same_kind & seen[:, None]
+
+        # Masks that were compared and did not agree settle the matter. Place alone speaks only where one side has no
+        # point on the shared frames: nothing is shared, the instance is new, or the track was out of sight.
+        by_mask = iou >= max(self._config.min_iou, 1e-6)
+        compared = (instance_shared > 0)[:, None] & (track_shared > 0)[None]
+        by_place = ~compared & (place > MIN_CLOSENESS)
+        gain = np.where(by_mask, iou + MOTION_BONUS * place, np.where(by_place, MOTION_ALONE * place, 0.0))
+        gain[~allowed] = 0.0
+        # One assignment over both, so that of two objects that part again each gets the id it had before they met.
+        rows, columns = linear_sum_assignment(gain, maximize=True)
+        for i, t in zip(rows, columns, strict=True):
+            if gain[i, t] > 0.0:
+                assigned[i] = tracks[t].track_id
+        return assigned
+
+    def _mask_iou(self, prediction: WindowPrediction, tracks: list[_Track]) -> tuple[Float64, Int64, Int64]:
+        """IoU float64[I, T] of instances and tracks over the points of shared frames, and the points each has there."""
+        column = {track.track_id: t + 1 for t, track in enumerate(tracks)}
+        shape = (len(prediction.instances) + 1, len(tracks) + 1)
+        both = np.zeros(shape, dtype=np.int64)
+        for frame, labels in zip(prediction.window.frames, prediction.point_instance, strict=True):
+            owners = self._owners.get(frame.stamp_ns)
+            if owners is None or len(owners) != len(labels):
+                continue
+            ids, inverse = np.unique(owners, return_inverse=True)
+            columns = np.array([column.get(int(i), 0) for i in ids], dtype=np.int64)[inverse]
+            both += np.bincount(labels * shape[1] + columns, minlength=both.size).reshape(shape)
+        instance_points, track_points = both.sum(axis=1)[1:], both.sum(axis=0)[1:]
+        overlap = both[1:, 1:]
+        union = instance_points[:, None] + track_points[None] - overlap
+        return overlap / np.maximum(union, 1), instance_points, track_points
+
+    # Output
+
+    def _graph(self, prediction: WindowPrediction, model_id: str, model_sha256: str) -> SceneGraph:
+        window = prediction.window
+        newest, owners = window.newest, self._owners[window.newest.stamp_ns]
+        tracks = sorted(self._tracks.values(), key=lambda track: track.track_id)
+        # Row of each point's track, 0 for none; ids grow for ever, so they are no table's index.
+        rows = np.searchsorted([t.track_id for t in tracks], owners) + (owners > 0)
+        counts = np.bincount(rows, minlength=len(tracks) + 1)[1:]
+        return SceneGraph(
+            stamp_ns=newest.stamp_ns,
+            frame_id=newest.graph_frame_id,
+            window_start_ns=window.frames[0].stamp_ns,
+            window_end_ns=newest.stamp_ns,
+            num_frames=len(window.frames),
+            sequence=window.sequence,
+            epoch=window.epoch,
+            model_id=model_id,
+            model_sha256=model_sha256,
+            status=prediction.status,
+            status_text=prediction.status_text,
+            objects=tuple(
+                _scene_object(t, newest.T_graph_core, int(n), window) for t, n in zip(tracks, counts, strict=True)
+            ),
+            relations=self._relations.current(),
+            cloud=_labelled_cloud(newest, rows, tracks),
+            stage_ms=dict(prediction.stage_ms),
+        )
+
+
+def _measure(prediction: WindowPrediction) -> list[_Segment | None]:
+    """Each instance's segment, or None for an instance without a point."""
+    frames, count = prediction.window.frames, len(prediction.instances)
+    points = np.zeros((count, len(frames)), dtype=np.int64)
+    centers = np.zeros((count, len(frames), 3))
+    for f, (frame, labels) in enumerate(zip(frames, prediction.point_instance, strict=True)):
+        number = np.bincount(labels, minlength=count + 1)[1:]
+        for axis in range(3):
+            total = np.bincount(labels, weights=frame.points[:, axis], minlength=count + 1)[1:]
+            centers[:, f, axis] = total / np.maximum(number, 1)
+        points[:, f] = number
+    seconds = np.array([(f.stamp_ns - frames[-1].stamp_ns) / NS_PER_S for f in frames])
+    segments: list[_Segment | None] = []
+    for i in range(count):
+        at = np.flatnonzero(points[i])
+        if not at.size:
+            segments.append(None)
+            continue
+        first, last = int(at[0]), int(at[-1])
+        mine = frames[last].points[prediction.point_instance[last] == i + 1].astype(np.float64)
+        box = np.percentile(mine, (1.0, 99.0), axis=0)  # a stray point must not stretch it
+        velocity = _slope(seconds[at], centers[i, at]) if at.size >= 2 else None
+        segments.append(
+            _Segment(
+                first_ns=frames[first].stamp_ns,
+                last_ns=frames[last].stamp_ns,
+                entry=centers[i, first],
+                exit=centers[i, last],
+                box=box,
+                velocity=velocity,
+            )
+        )
+    return segments
+
+
+def _slope(seconds: Float64, centers: Float64) -> Float64:
+    """Least-squares velocity float64[3] of centres float64[n, 3] at float64[n] seconds, n >= 2."""
+    t = seconds - seconds.mean()
+    slope: Float64 = (t[:, None] * (centers - centers.mean(axis=0))).sum(axis=0) / (t * t).sum()
+    return slope
+
+
+def _closeness(
+    instances: tuple[InstancePrediction, ...], segments: list[_Segment | None], tracks: list[_Track]
+) -> Float64:
+    """float64[I, T] in 0..1: how well each instance lies where each track should be.
+
+    The track is moved by its velocity to the time the instance is first seen after it, the instance's box to where it
+    was then. The greater of box IoU and 1 - distance / size; half of it for another label; stuff of another label is
+    never the same.
+    """
+    place = np.zeros((len(instances), len(tracks)))
+    boxes = np.array([t.box for t in tracks])
+    exits = np.array([t.exit for t in tracks])
+    velocities = np.array([np.zeros(3) if t.velocity is None else t.velocity for t in tracks])
+    last_ns = np.array([t.last_ns for t in tracks], dtype=np.int64)
+    labels = [t.label for t in tracks]
+    sizes = np.maximum(np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=1), 0.3)
+    for i, (instance, segment) in enumerate(zip(instances, segments, strict=True)):
+        if segment is None:
+            continue
+        # An instance that begins before the track was last seen is compared where it is now.
+        begins_later = segment.first_ns > last_ns
+        here = np.where(begins_later[:, None], segment.entry, segment.exit)
+        when = np.where(begins_later, segment.first_ns, segment.last_ns)
+        ahead_s = ((when - last_ns) / NS_PER_S).clip(0.0, MAX_EXTRAPOLATION_S)
+        step = velocities * ahead_s[:, None]
+        near = 1.0 - np.linalg.norm(here - (exits + step), axis=1) / sizes
+        own_boxes = segment.box[None] + (here - segment.exit)[:, None]
+        factor = np.array([1.0 if label == instance.label else 0.5 * instance.is_thing for label in labels])
+        place[i] = factor * np.maximum(near.clip(0.0), _box_iou(own_boxes, boxes + step[:, None]))
+    return place
+
+
+def _box_iou(a: Float64, b: Float64) -> Float64:
+    """IoU float64[n] of axis-aligned boxes float64[n, 2, 3] (low and high corners)."""
+    extent = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 0], b[:, 0])
+    overlap = extent.clip(0.0).prod(axis=1)
+    union = (a[:, 1] - a[:, 0]).prod(axis=1) + (b[:, 1] - b[:, 0]).prod(axis=1) - overlap
+    iou: Float64 = overlap / np.maximum(union, 1e-12)
+    return iou
+
+
+def _scene_object(track: _Track, T_graph_core: Float64, num_points: int, window: Window) -> SceneObject:
+    low, high = track.box
+    R = T_graph_core[:3, :3]
+    # A velocity from before the window says nothing of now.
+    moving = track.velocity is not None and track.last_ns >= window.frames[0].stamp_ns
+    label = track.label
+    others = sorted((-probability, name) for name, probability in track.votes.items() if name != label)
+    return SceneObject(
+        track_id=track.track_id,
+        label=label,
+        class_id=track.class_ids[label],
+        score=track.score,
+        is_thing=track.is_thing,
+        attributes=tuple(sorted(a for a, v in track.attributes.items() if v >= 0.5)),
+        alternatives=tuple(LabelScore(name, -probability) for probability, name in others[: track.num_alternatives]),
+        position=R @ ((low + high) / 2) + T_graph_core[:3, 3],
+        orientation=Rotation.from_matrix(R).as_quat(),
+        size=np.maximum(high - low, MIN_EXTENT_M),
+        velocity=R @ track.velocity if moving and track.velocity is not None else None,
+        first_seen_ns=track.first_ns,
+        last_seen_ns=track.last_ns,
+        num_points=num_points,
+    )
+
+
+def _labelled_cloud(frame: AlignedFrame, rows: Int64, tracks: list[_Track]) -> LabelledCloud:
+    """``rows``: int64[N] for each point the index of its track + 1, 0 = none."""
+    if np.allclose(frame.T_graph_core @ frame.T_core_sensor, np.eye(4), rtol=0.0, atol=1e-9):
+        points = frame.frame.points  # the graph is in the sensor's frame: give back what came in, to the bit
+    else:
+        moved = frame.points.astype(np.float64) @ frame.T_graph_core[:3, :3].T + frame.T_graph_core[:3, 3]
+        points = moved.astype(np.float32)
+    return LabelledCloud(
+        points=points,
+        track_id=np.array([0, *(t.track_id for t in tracks)], dtype=np.uint32)[rows],
+        class_id=np.array([-1, *(t.class_ids[t.label] for t in tracks)], dtype=np.int32)[rows],
+        score=np.array([0.0, *(t.score for t in tracks)], dtype=np.float32)[rows],
+        source_index=frame.frame.source_index,
+    )
