@@ -41,12 +41,13 @@ class BuildWithCMake(build):
         prefixes = [str(ros_prefix()), *os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)]
         environment = {**os.environ, "AMENT_PREFIX_PATH": os.pathsep.join(filter(None, prefixes))}
         environment["PATH"] = os.pathsep.join([str(ros_prefix() / "bin"), os.environ.get("PATH", os.defpath)])
+        site_packages = Path(f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages")
         definitions = {
             "BUILD_TESTING": "OFF",
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_INSTALL_PREFIX": str(stage),
             "CMAKE_PREFIX_PATH": ";".join(filter(None, prefixes)),
-            "PYTHON_INSTALL_DIR": "python",
+            "PYTHON_INSTALL_DIR": str(site_packages),
             "Python3_EXECUTABLE": sys.executable,
         }
         for command in (
@@ -56,14 +57,14 @@ class BuildWithCMake(build):
         ):
             subprocess.run(command, check=True, env=environment)
 
-        python = stage / "python" / PACKAGE
         packed = Path(self.build_lib).absolute() / PACKAGE
         shutil.rmtree(packed, ignore_errors=True)
-        shutil.copytree(python, packed, ignore=shutil.ignore_patterns("__pycache__", "*.c"))
+        shutil.copytree(stage / site_packages / PACKAGE, packed, ignore=shutil.ignore_patterns("__pycache__", "*.c"))
         data: dict[str, list[str]] = {}
         for path in sorted(stage.rglob("*")):
             relative = path.relative_to(stage)
-            if relative.parts[0] != "python" and path.is_file():
+            # ament's note of where the build environment lay means nothing on another machine.
+            if path.is_file() and site_packages not in relative.parents and "parent_prefix_path" not in relative.parts:
                 data.setdefault(str(relative.parent), []).append(str(path))
         self.distribution.data_files = sorted(data.items())
         super().run()

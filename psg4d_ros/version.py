@@ -34,14 +34,14 @@ def share_directory() -> Path:
 
 @cache
 def version() -> str:
-    """Version of the running code, e.g. ``0.1.0``, from its ``package.xml``.
+    """Version of the running code, e.g. ``1.2.3``, from its ``package.xml``.
 
     Raises:
         Psg4dError: ``package.xml`` is missing or holds no version.
     """
     found = re.search(r"<version>\s*([^<\s]+)\s*</version>", _package_xml(share_directory()))
     if found is None:
-        raise Psg4dError(f"{share_directory() / 'package.xml'} holds no <version>; it must hold one like 0.1.0")
+        raise Psg4dError(f"{share_directory() / 'package.xml'} holds no <version>; it must hold one like 1.2.3")
     return found.group(1)
 
 

@@ -272,9 +272,10 @@ def connect_checkout() -> None:
     sourced colcon workspace asks for its own copy.
     """
     paths = [str(ROOT), str(MESSAGES)]
+    own = f"/{SITE_PACKAGES.relative_to(ROOT)}"  # the end of it: the checkout may be reached by a link
     write(
         SITE_PACKAGES / "psg4d_ros_checkout.pth",
-        "import sys; at = next((i for i, p in enumerate(sys.path) if p.endswith('site-packages')), len(sys.path)); "
+        f"import sys; at = next((i for i, p in enumerate(sys.path) if p.endswith({own!r})), len(sys.path)); "
         f"sys.path[at:at] = [p for p in {paths!r} if p not in sys.path]\n",
     )
     script = "import sys\n\nfrom psg4d_ros.cli import main\n\nsys.exit(main())\n"
