@@ -154,6 +154,7 @@ def make_venv(wheels: str) -> str:
     """Create `.venv`; an existing one is deleted only if it is of another Python, other wheels or another place."""
     key = f"Python {sys.version_info[0]}.{sys.version_info[1]} of {sys.base_prefix}, {wheels} wheels, in {VENV}"
     whole = (SITE_PACKAGES / "pip" / "__main__.py").is_file() and PYTHON.exists()
+    whole = whole and not is_done("venv-was-begun", "yes")  # and not ended
     if whole and is_done("venv", key):
         return key
     stamp = STAMPS / "venv"
@@ -166,12 +167,15 @@ def make_venv(wheels: str) -> str:
         else:
             say(f"creating {VENV.name} with Python {platform.python_version()}")
         shutil.rmtree(VENV, ignore_errors=True)
+        STAMPS.mkdir(parents=True)
+        mark_done("venv-was-begun", "yes")
         answer = subprocess.run(
             [sys.executable, "-m", "venv", str(VENV)], env=environment(), capture_output=True, text=True, check=False
         )
         if answer.returncode != 0:
             reason = (answer.stderr or answer.stdout).strip().splitlines()
             raise SetupError(f"python -m venv failed: {reason[-1] if reason else 'without a reason'}")
+        mark_undone("venv-was-begun")
     STAMPS.mkdir(exist_ok=True)
     mark_done("venv", key)
     return key
