@@ -1,0 +1,277 @@
+"""What can go wrong around a running node: each row ends in a clear word or a degraded status, and the node goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs rclpy: source a ROS 2 distribution, or run `make test` for the wheels")
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from node_support import TOPIC, Probe, make_node, running, stamp_of
+from rclpy.qos import ReliabilityPolicy
+from ros_support import cloud_message, room, ros_context, spinning, values, wait_until
+
+from psg4d_ros.ros import load, outputs
+
+pytestmark = pytest.mark.ros
+
+
+def count(status: DiagnosticStatus, name: str) -> int:
+    return int(values(status)[name])
+
+
+# --- quality of service
+
+
+def test_auto_follows_a_best_effort_publisher(tiny_checkpoint: Path) -> None:
+    with ros_context() as context:
+        node = make_node(context, tiny_checkpoint)
+        node.trigger_configure()
+        node.trigger_activate()
+        with spinning(context, node):
+            probe = Probe(context, reliability=ReliabilityPolicy.BEST_EFFORT)
+            with spinning(context, probe.node):
+                status = probe.status("input", lambda s: values(s)["reliability"] == "BEST_EFFORT")
+                assert count(status, "resubscribed") == 1
+                probe.send_and_wait()
+        node.free()
+
+
+def test_a_reliable_subscription_to_a_best_effort_publisher_says_what_to_change(tiny_checkpoint: Path) -> None:
+    with ros_context() as context:
+        node = make_node(context, tiny_checkpoint, input__reliability="reliable")
+        node.trigger_configure()
+        node.trigger_activate()
+        probe = Probe(context, reliability=ReliabilityPolicy.BEST_EFFORT)
+        with spinning(context, node), spinning(context, probe.node):
+            status = probe.status("input", lambda s: s.level == DiagnosticStatus.ERROR)
+            assert "BEST_EFFORT only" in status.message
+            assert "input.reliability" in status.message
+        node.free()
+
+
+def test_a_qos_override_wins_over_auto(tiny_checkpoint: Path) -> None:
+    override = {f"qos_overrides.{TOPIC}.subscription.reliability": "best_effort"}
+    with running(tiny_checkpoint, **override) as (_, probe):
+        assert values(probe.status("input"))["reliability"] == "BEST_EFFORT"
+        probe.send_and_wait()
+
+
+def test_large_best_effort_clouds_without_a_profile_name_the_one_we_ship(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    with running(tiny_checkpoint, input__reliability="best_effort") as (_, probe):
+        probe.send_and_wait(pad_to_bytes=1_000_000)
+        status = probe.status("input", lambda s: "shared memory" in s.message)
+        assert status.level == DiagnosticStatus.WARN
+        assert "config/fastdds.xml" in status.message
+
+
+def test_another_message_type_on_the_cloud_topic_is_told(tiny_checkpoint: Path) -> None:
+    from rclpy.node import Node
+    from std_msgs.msg import String
+
+    # From another participant: within one, a topic has one type.
+    with running(tiny_checkpoint) as (node, probe), ros_context(node.context.get_domain_id()) as elsewhere:
+        stranger = Node("stranger", context=elsewhere, use_global_arguments=False)
+        stranger.create_publisher(String, TOPIC, 1)
+        status = probe.status("input", lambda s: "std_msgs/msg/String" in s.message)
+        assert status.level >= DiagnosticStatus.WARN
+
+
+# --- load
+
+
+def test_a_burst_of_ten_times_the_rate_loses_no_cloud_and_serves_the_newest_windows(tiny_checkpoint: Path) -> None:
+    parameters = {"window__frame_interval_s": 0.0, "input__depth": 200}
+    with running(tiny_checkpoint, **parameters) as (_, probe):
+        probe.send_and_wait()
+        stamps = [probe.send(probe.stamp_ns + 10_000_000) for _ in range(100)]
+        probe.graph_of(stamps[-1])
+        status = probe.status("input", lambda s: count(s, "clouds_received") == 101)
+        assert count(status, "accepted") == 101
+        assert count(status, "frames_dropped") == 0
+        status = probe.status("inference", lambda s: count(s, "windows_due") == 101)
+        assert count(status, "windows_processed") + count(status, "windows_replaced") == 101
+        assert count(status, "windows_replaced") > 0
+        sequences = [g.sequence for g in probe.graphs]
+        assert sequences == sorted(set(sequences))
+
+
+def test_what_nobody_listens_to_is_not_built(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+    for name in ("instance_cloud", "marker_array", "event_message"):
+        real = getattr(outputs, name)
+
+        def counted(*args: Any, _real: Any = real, _name: str = name) -> Any:
+            built.append(_name)
+            return _real(*args)
+
+        monkeypatch.setattr(outputs, name, counted)
+    with running(tiny_checkpoint) as (_, probe):
+        probe.send_and_wait()
+        assert built == []
+        instances, markers = probe.collect_instances(), probe.collect_markers()
+        wait_until(lambda: _subscribed(probe, "instances") and _subscribed(probe, "markers"), "both subscriptions")
+        graph = probe.send_and_wait()
+        wait_until(lambda: instances and markers, "cloud and markers")
+        assert stamp_of(instances[-1]) == stamp_of(graph)
+        assert {"instance_cloud", "marker_array"} <= set(built)
+
+
+def _subscribed(probe: Probe, name: str) -> bool:
+    return bool(probe.node.count_subscribers(f"/scene_graph/{name}"))
+
+
+def test_a_subscriber_that_comes_late_gets_the_labels(tiny_checkpoint: Path) -> None:
+    with running(tiny_checkpoint) as (node, probe):
+        probe.send_and_wait()
+        labels = probe.collect_labels()
+        wait_until(lambda: labels, "the latched label table")
+        assert labels[0].class_names[:2] == list(node.session.pipeline.vocabulary.class_names[:2])
+        assert len(labels[0].class_is_thing) == len(labels[0].class_names)
+        assert labels[0].model_id == "tiny"
+
+
+# --- errors
+
+
+def test_a_broken_cloud_is_counted_and_the_next_one_works(tiny_checkpoint: Path) -> None:
+    with running(tiny_checkpoint) as (_, probe):
+        broken = cloud_message(room(100), probe.stamp_ns)
+        broken.point_step = 10
+        probe.clouds.publish(broken)
+        status = probe.status("input", lambda s: count(s, "clouds_rejected") == 1)
+        assert status.level == DiagnosticStatus.WARN
+        assert "point_step" in status.message
+        probe.send_and_wait()
+
+
+def test_a_fault_in_the_worker_is_an_error_and_the_next_window_works(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tiny_checkpoint) as (node, probe):
+        pipeline = node.session.pipeline
+        infer, failures = pipeline.infer, [ZeroDivisionError("injected")]
+        monkeypatch.setattr(pipeline, "infer", lambda w: _raise(failures.pop()) if failures else infer(w))
+        probe.send()
+        status = probe.status("inference", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert "ZeroDivisionError: injected" in status.message
+        assert count(status, "windows_failed") == 1
+        probe.send_and_wait()
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def test_out_of_memory_makes_the_node_do_less_say_so_and_recover(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "GOOD_WINDOWS_TO_RECOVER", 2)
+    with running(tiny_checkpoint, inference__max_points=9000) as (node, probe):
+        pipeline = node.session.pipeline
+        infer, failures = pipeline.infer, [MemoryError("injected")]
+        monkeypatch.setattr(pipeline, "infer", lambda w: _raise(failures.pop()) if failures else infer(w))
+        probe.send(points=3000)
+        status = probe.status("inference", lambda s: count(s, "out_of_memory") == 1)
+        assert status.level == DiagnosticStatus.ERROR
+        assert values(status)["relations"] == "false"
+        # The cloud has 4500 points: half of what did not fit, not half of a limit that was not reached.
+        assert pipeline.config.inference.max_points == 2250
+        graph = probe.send_and_wait()
+        assert graph.status == graph.DEGRADED_TRUNCATED
+        assert "memory ran out" in graph.status_text
+        for _ in range(4):
+            graph = probe.send_and_wait()
+        wait_until(lambda: pipeline.config.inference.max_points == 9000, "the configured limits")
+        assert pipeline.config.inference.relations
+        assert "memory ran out" not in probe.send_and_wait().status_text
+
+
+# --- stamps and clocks
+
+
+def test_a_cloud_without_stamp_is_taken_at_its_arrival_and_counted(tiny_checkpoint: Path) -> None:
+    with running(tiny_checkpoint) as (node, probe):
+        before = node.get_clock().now().nanoseconds
+        probe.send(0)
+        wait_until(lambda: probe.graphs, "a graph")
+        assert before <= stamp_of(probe.graphs[0]) <= node.get_clock().now().nanoseconds
+        status = probe.status("input", lambda s: count(s, "stamps_replaced") == 1)
+        assert status.level == DiagnosticStatus.WARN
+
+
+def test_older_and_repeated_stamps_are_counted_and_a_bag_loop_opens_a_new_epoch(tiny_checkpoint: Path) -> None:
+    with running(tiny_checkpoint) as (_, probe):
+        first = probe.send_and_wait()
+        start = stamp_of(first)
+        probe.send(start)
+        probe.send(start - 100_000_000)
+        status = probe.status("input", lambda s: count(s, "duplicate") == 1 and count(s, "late") == 1)
+        assert count(status, "frames_dropped") == 0
+        looped = probe.graph_of(probe.send(start - 60 * 10**9))
+        assert (first.epoch, looped.epoch) == (0, 1)
+        ahead = probe.graph_of(probe.send(start + 3600 * 10**9))
+        assert ahead.epoch == 2
+
+
+def test_simulated_time_that_jumps_back_opens_an_epoch_and_a_pause_silences_nothing(tiny_checkpoint: Path) -> None:
+    from rosgraph_msgs.msg import Clock
+
+    with running(tiny_checkpoint, use_sim_time=True) as (node, probe):
+        clock = probe.node.create_publisher(Clock, "/clock", 10)
+        wait_until(lambda: clock.get_subscription_count(), "the node's clock")
+
+        def set_clock(seconds: int) -> None:
+            message = Clock()
+            message.clock.sec = seconds
+            clock.publish(message)
+            wait_until(lambda: node.get_clock().now().nanoseconds == seconds * 10**9, f"the clock at {seconds}")
+
+        set_clock(100)
+        assert probe.graph_of(probe.send(100 * 10**9)).epoch == 0
+        # The simulation pauses: /clock stands still, the diagnostics do not.
+        for _ in range(3):
+            assert probe.status("input").level is not None
+        set_clock(99)  # less than what clouds alone would need to show a jump
+        status = probe.status("input", lambda s: count(s, "clock_jumps") >= 1)
+        assert status.level == DiagnosticStatus.OK
+        assert probe.graph_of(probe.send(99 * 10**9 + 500_000_000)).epoch >= 1
+
+
+# --- what the model is loaded from
+
+
+@pytest.mark.parametrize("fault", ["missing", "altered", "pickle"])
+def test_a_bad_checkpoint_leaves_the_node_unconfigured_with_the_reason(
+    tiny_checkpoint: Path, tmp_path: Path, fault: str
+) -> None:
+    import shutil
+
+    folder = tmp_path / "checkpoint"
+    if fault != "missing":
+        shutil.copytree(tiny_checkpoint, folder)
+    if fault == "altered":
+        (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    if fault == "pickle":
+        (folder / "weights.pt").write_bytes(b"\x80\x04.")
+    with ros_context() as context:
+        node, probe = make_node(context, folder), Probe(context)
+        assert node.trigger_configure().name == "FAILURE"
+        assert node.session is None
+        with spinning(context, node), spinning(context, probe.node):
+            status = probe.status("input", lambda s: s.level == DiagnosticStatus.ERROR)
+            assert str(folder) in status.message
+
+
+def test_an_empty_cloud_gives_an_empty_input_status(tiny_checkpoint: Path) -> None:
+    with running(tiny_checkpoint) as (_, probe):
+        stamp_ns = probe.stamp_ns
+        probe.clouds.publish(cloud_message(np.full((5, 3), np.nan, np.float32), stamp_ns))
+        assert probe.graph_of(stamp_ns).status == 3
