@@ -32,10 +32,9 @@ from .structures import (
 NS_PER_S = 1_000_000_000
 # A new window's say in a track's label and attributes; the rest is what was said before.
 NEW_VOTE = 0.3
-# What lying where the track should be by its motion is worth, in mask IoU: as a bonus on top of masks that agree, and
-# alone. Enough to decide between equals (two objects that were one mask for a while), too little to overrule the masks.
-MOTION_BONUS = 0.15
-MOTION_ALONE = 0.3
+# What lying where the track should be by its motion is worth, in mask IoU: enough to decide between equals (two
+# objects that were one mask for a while), too little to overrule the masks.
+PLACE_WEIGHT = 0.3
 MIN_CLOSENESS = 0.25
 # Motion is extrapolated no further than this: velocities of partly seen objects are rough.
 MAX_EXTRAPOLATION_S = 1.0
@@ -181,7 +180,7 @@ class Tracker:
         by_mask = iou >= max(self._config.min_iou, 1e-6)
         compared = (instance_shared > 0)[:, None] & (track_shared > 0)[None]
         by_place = ~compared & (place > MIN_CLOSENESS)
-        gain = np.where(by_mask, iou + MOTION_BONUS * place, np.where(by_place, MOTION_ALONE * place, 0.0))
+        gain = np.where(by_mask, iou, np.where(by_place, PLACE_WEIGHT * place, 0.0))
         gain[~allowed] = 0.0
         # One assignment over both, so that of two objects that part again each gets the id it had before they met.
         rows, columns = linear_sum_assignment(gain, maximize=True)

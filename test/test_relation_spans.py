@@ -53,6 +53,15 @@ def test_windows_that_miss_the_relation_do_not_break_its_span() -> None:
     assert (relation.start_ns, relation.ongoing) == (START + 4 * STEP, True)
 
 
+def test_two_spans_of_one_window_may_come_in_any_order() -> None:
+    def two(index: dict[str, int], frames: list[int]) -> list[RelationPrediction]:
+        now = ongoing(index, frames, start=5)
+        return [now, replace(now, start_frame=2, end_frame=4)]
+
+    (relation,) = Run(pair()).step(7, relations=two).relations
+    assert (relation.start_ns, relation.end_ns, relation.ongoing) == (START + 2 * STEP, START + 7 * STEP + 1, True)
+
+
 def test_the_score_of_a_relation_is_its_mean_over_windows() -> None:
     run = Run(pair())
     for newest, score in enumerate((0.5, 0.7, 0.9)):

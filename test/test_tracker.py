@@ -85,6 +85,15 @@ def test_masks_that_flicker_at_the_edges_are_the_same_object() -> None:
         assert sorted(o.track_id for o in graph.objects) == [1, 2]
 
 
+def test_another_object_beside_a_missed_one_does_not_take_its_id() -> None:
+    run = Run([Thing("chair1", still(0)), Thing("chair2", still(0.25))])
+    run.steps(5, missed=("chair2",))
+    run.step(5, missed=("chair1",))  # the masks say that this is not the chair seen before, however near it is
+    run.steps(10, 6)
+    assert run.ids_of("chair1") == [1, 0] and run.truth[-1]["chair1"] == 1
+    assert run.ids_of("chair2") == [0, 2]
+
+
 def test_things_and_stuff_never_share_an_id() -> None:
     run = Run([Thing("table", still(0))])
     run.steps(5)

@@ -353,17 +353,26 @@ def test_the_floor_becomes_level_and_zero_whatever_the_tilt(convention: str, pit
     assert np.linalg.det(T[:3, :3]) == pytest.approx(1.0)
 
 
+def test_a_large_table_is_not_the_floor_when_the_floor_is_seen_under_it() -> None:
+    rng = np.random.default_rng(0)
+    table = np.c_[rng.uniform((1, -2), (5, 2), (6000, 2)), np.full(6000, 0.75)]
+    floor = np.c_[rng.uniform((0.5, -3), (2, 3), (1500, 2)), np.zeros(1500)]
+    T = floor_transform(seen_from(np.concatenate([table, floor]), Rotation.identity(), 1.5))
+    assert T is not None and T[2, 3] == pytest.approx(1.5, abs=0.02)
+
+
 def test_the_same_cloud_gives_the_same_floor() -> None:
     points = seen_from(room(), Rotation.identity(), 1.0)
     first, second = floor_transform(points), floor_transform(points)
     assert first is not None and second is not None and np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("scene", ["wall", "ball", "line", "same point"])
+@pytest.mark.parametrize("scene", ["wall", "ceiling", "ball", "line", "same point"])
 def test_where_no_floor_is_seen_none_is_made_up(scene: str) -> None:
     rng = np.random.default_rng(0)
     points = {
         "wall": np.c_[np.full(2000, 4.0), rng.uniform(-2, 2, 2000), rng.uniform(-1, 2, 2000)],
+        "ceiling": np.c_[rng.uniform(-2, 2, (2000, 2)), np.full(2000, 2.0)],
         "ball": rng.normal(0, 1, (2000, 3)),
         "line": np.c_[np.linspace(0, 50, 2000), np.zeros(2000), np.zeros(2000)],
         "same point": np.ones((2000, 3)),
