@@ -100,12 +100,12 @@ def frame_from_cloud(message: Any, *, stamp_ns: int | None = None) -> PointFrame
 
 
 def _checked_stamp(sec: Any, nanosec: Any) -> int:
-    sec, nanosec = _integer("header.stamp.sec", sec), _integer("header.stamp.nanosec", nanosec)
-    if not 0 <= sec <= _MAX_SEC:
-        raise CloudError(f"header.stamp.sec is {sec}, expected 0 to {_MAX_SEC}")
-    if not 0 <= nanosec < NS_PER_S:
-        raise CloudError(f"header.stamp.nanosec is {nanosec}, expected 0 to {NS_PER_S - 1}")
-    return sec * NS_PER_S + nanosec
+    seconds, rest = _integer("header.stamp.sec", sec), _integer("header.stamp.nanosec", nanosec)
+    if not 0 <= seconds <= _MAX_SEC:
+        raise CloudError(f"header.stamp.sec is {seconds}, expected 0 to {_MAX_SEC}")
+    if not 0 <= rest < NS_PER_S:
+        raise CloudError(f"header.stamp.nanosec is {rest}, expected 0 to {NS_PER_S - 1}")
+    return seconds * NS_PER_S + rest
 
 
 def _checked_override(stamp_ns: Any) -> int:
