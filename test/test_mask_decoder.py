@@ -97,6 +97,28 @@ def test_the_language_model_enters_through_a_gate() -> None:
     torch.testing.assert_close(decoder(hidden, *rest).slot_states, decoder(None, *rest).slot_states)
 
 
+def test_pooling_is_the_mean_under_the_mask() -> None:
+    masks = torch.tensor([[30.0, 30.0, -30.0], [-30.0, -30.0, 30.0]])
+    features = torch.tensor([[1.0, 2.0], [3.0, 6.0], [10.0, 0.0]])
+    expected = torch.tensor([[2.0, 4.0], [10.0, 0.0]])
+    torch.testing.assert_close(mask_decoder._pool(masks, features), expected, rtol=1e-4, atol=1e-4)
+    assert not mask_decoder._pool(torch.zeros(2, 0), torch.zeros(0, 5)).any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("index", [3, 5])
+def test_a_slot_is_named_by_what_lies_under_its_mask_at_both_scales(index: int) -> None:
+    decoder, inputs = small(), list(window(20, 60, 200))
+    decoder.layers = torch.nn.ModuleList()  # states no longer depend on the scene: only pooling does
+    before = decoder(*inputs)
+    changed = inputs[index]
+    assert changed is not None
+    inputs[index] = changed.flip(1)
+    after = decoder(*inputs)
+    assert torch.equal(after.slot_states, before.slot_states)
+    assert not torch.allclose(after.class_embeddings, before.class_embeddings, atol=1e-4)
+
+
 def test_attention_is_closed_outside_the_mask_and_open_for_an_empty_one() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5], [-1.0, -2.0, -0.1], [1.0, 1.0, 1.0]])
     closed = mask_decoder._attention_bias(logits) < 0
