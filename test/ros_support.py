@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -105,3 +106,53 @@ def room(points: int = 2000, seed: int = 0) -> np.ndarray[Any, Any]:
 def values(status: Any) -> dict[str, str]:
     """The key-value pairs of a DiagnosticStatus."""
     return {pair.key: pair.value for pair in status.values}
+
+
+class Process:
+    """A process of the system under test, in a domain of the test's, with its output collected."""
+
+    def __init__(self, command: list[str], domain: int, **environment: str) -> None:
+        full = os.environ | ENVIRONMENT | {"ROS_DOMAIN_ID": str(domain), "PYTHONUNBUFFERED": "1"} | environment
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=full, errors="replace"
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def output(self) -> str:
+        return "".join(self._lines)
+
+    def wait_for(self, text: str, timeout_s: float = 60.0) -> None:
+        """Wait until the process has printed ``text``; fail at once when it ends without."""
+        end = time.monotonic() + timeout_s
+        while text not in self.output:
+            gone = self._process.poll() is not None
+            if gone:
+                self._reader.join(5.0)
+            if text not in self.output:
+                assert not gone, f"ended with {self._process.returncode} before {text!r}:\n{self.output}"
+                assert time.monotonic() < end, f"no {text!r} within {timeout_s:.0f} s:\n{self.output}"
+            time.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def ended(self, timeout_s: float = 30.0) -> int:
+        """Wait for the end; the exit status."""
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout_s:.0f} s:\n{self.output}") from None
+        self._reader.join(5.0)
+        return status
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        self._lines.extend(iter(self._process.stdout.readline, ""))

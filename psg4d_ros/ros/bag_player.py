@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import signal
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import PointCloud2
 
 from psg4d_ros.data.bag import TF_TYPE, Bag, open_bag
-from psg4d_ros.errors import Psg4dError
+
+from .process import run
 
 NODE_NAME = "bag_player"
 CLOCK_PERIOD_S = 0.02
@@ -130,26 +130,19 @@ def main(args: list[str] | None = None) -> int:
     """Play until the end, SIGINT or SIGTERM. Exit status: 0, 1 for a bag that cannot be played, 2 for wrong usage."""
     arguments = sys.argv if args is None else [NODE_NAME, *args]
     options = parse(remove_ros_args(arguments)[1:])
-    status = 0
-    try:
-        try:
-            rclpy.init(args=arguments)
-            node = rclpy.create_node(NODE_NAME)
-            with open_bag(options.bag) as bag:
-                player = BagPlayer(node, bag, options)
-                player.wait_for_subscribers(options.wait_for_subscribers)
+
+    def body() -> int:
+        node = rclpy.create_node(NODE_NAME)
+        with open_bag(options.bag) as bag:
+            player = BagPlayer(node, bag, options)
+            player.wait_for_subscribers(options.wait_for_subscribers)
+            player.play()
+            while options.loop:
                 player.play()
-                while options.loop:
-                    player.play()
-                player.finish()
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Psg4dError as error:
-        rclpy.logging.get_logger(NODE_NAME).fatal(str(error))
-        status = 1
+            player.finish()
+        return 0
+
+    status = run(NODE_NAME, arguments, body)
     rclpy.try_shutdown()
     return status
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import traceback
 from typing import Any
@@ -12,13 +11,14 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from psg4d_ros.config import NodeConfig
 from psg4d_ros.errors import Psg4dError
 
 from . import params
+from .process import run
 
 NODE_NAME = "perception"
 # An inference under way may finish, but a process that was told to end must not outlive the patience of ros2 launch,
@@ -151,25 +151,24 @@ class RosLogHandler(logging.Handler):
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to end. Exit status: 0 on SIGINT and SIGTERM, 1 when it could not start."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    status = 0
+    nodes: list[PerceptionNode] = []
+
+    def body() -> int:
+        node = PerceptionNode()
+        nodes.append(node)
+        logging.getLogger("psg4d_ros").addHandler(RosLogHandler(node.get_logger()))
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if node.config.autostart:
+            for transition in (node.trigger_configure, node.trigger_activate):
+                if transition() is not TransitionCallbackReturn.SUCCESS:
+                    return 1
+        executor.spin()
+        return 0
+
+    status = run(NODE_NAME, args, body)
     ended = True
-    node: PerceptionNode | None = None
-    try:
-        try:
-            rclpy.init(args=args)
-            node = PerceptionNode()
-            logging.getLogger("psg4d_ros").addHandler(RosLogHandler(node.get_logger()))
-            status = _run(node)
-        finally:
-            # From here on nothing may interrupt the way out: ros2 launch sends a second SIGINT after a Ctrl-C.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Psg4dError as error:
-        rclpy.logging.get_logger(NODE_NAME).fatal(str(error))
-        status = 1
-    if node is not None:
+    for node in nodes:
         ended = node.free(EXIT_PATIENCE_S)
         node.destroy_node()
     rclpy.try_shutdown()
@@ -179,17 +178,6 @@ def main(args: list[str] | None = None) -> int:
         sys.stderr.flush()
         os._exit(status)
     return status
-
-
-def _run(node: PerceptionNode) -> int:
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    if node.config.autostart:
-        for transition in (node.trigger_configure, node.trigger_activate):
-            if transition() is not TransitionCallbackReturn.SUCCESS:
-                return 1
-    executor.spin()
-    return 0
 
 
 if __name__ == "__main__":
