@@ -170,6 +170,8 @@ def save_checkpoint(
         files = {p.name: sha256_of(p) for p in sorted(temporary.iterdir())}
         manifest = Manifest(model_id, trained, files, FORMAT_VERSION, training or {})
         (temporary / MANIFEST).write_text(json.dumps(manifest.__dict__, indent=2) + "\n", encoding="utf-8")
+        for path in temporary.iterdir():
+            path.chmod(0o644)  # safetensors writes private files; a checkpoint is read by other users, too
     return manifest
 
 

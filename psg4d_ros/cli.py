@@ -82,9 +82,17 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from psg4d_ros.checkpoint import default_checkpoint, read_manifest
     from psg4d_ros.data.bundled import bundled_bag
     from psg4d_ros.evaluation.tables import graph_table
 
+    options.checkpoint = options.checkpoint or default_checkpoint()
+    # The recording brings the transform to a level frame. Explicit settings come later and win.
+    defaults = ["coordinates.target_frame=odom"]
+    if not read_manifest(options.checkpoint).trained:
+        # Random weights are sure of nothing: the best few relations are shown whatever their score.
+        defaults += ["inference.relation_threshold=0.0", "inference.max_relations=6"]
+    options.set = defaults + options.set
     graphs: list[SceneGraph] = []
     result = _run(options, bundled_bag(), graphs.append)
     for graph in graphs:

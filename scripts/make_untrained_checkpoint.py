@@ -15,7 +15,8 @@ import torch
 
 from psg4d_ros.checkpoint import save_checkpoint
 from psg4d_ros.config import LanguageModelConfig, ModelConfig
-from psg4d_ros.model.language_model import BASE_MODEL_SHA256, LanguageModel
+from psg4d_ros.model.base_weights import SMOLLM2_SHA256
+from psg4d_ros.model.language_model import LanguageModel
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.vocabulary import default_vocabulary
 
@@ -37,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
-    config = ModelConfig(language_model=LanguageModelConfig(sha256=BASE_MODEL_SHA256))
+    config = ModelConfig(language_model=LanguageModelConfig(sha256=SMOLLM2_SHA256))
     vocabulary = default_vocabulary()
     language_model = LanguageModel.load(config.language_model, torch.device("cpu"), torch.float32)
     torch.manual_seed(SEED)

@@ -63,7 +63,7 @@ class PSG4D(nn.Module):
             num_motion=len(MOTION_NAMES),
             slot_state_dim=config.decoder.dim,
         )
-        self.relation_head = RelationHead(hidden, len(GEOMETRY_NAMES))
+        self.relation_head = RelationHead(hidden, len(GEOMETRY_NAMES), len(MOTION_NAMES))
 
     @property
     def device(self) -> torch.device:

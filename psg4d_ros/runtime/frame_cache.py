@@ -22,10 +22,12 @@ class FrameCache:
         self.max_voxels = max_voxels
         self._epoch = -1
         self._features: dict[int, FrameFeatures] = {}
-        self.encoded = 0
+        self.encoded = 0  # frames encoded since the cache was last cleared
 
     def clear(self) -> None:
+        """Forget all frames."""
         self._features.clear()
+        self.encoded = 0
 
     def features(self, window: Window, clock: StageClock) -> list[FrameFeatures]:
         """Features of the window's frames, oldest first; encodes only those not seen before."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import logging
 from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,9 +15,9 @@ from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.backends import make_backend
 from psg4d_ros.runtime.frame_cache import FrameCache
-from psg4d_ros.runtime.naming import Namer
-from psg4d_ros.runtime.panoptic import segment
-from psg4d_ros.runtime.relating import Relater
+from psg4d_ros.runtime.naming import name_instances, warm_phrases
+from psg4d_ros.runtime.panoptic import Segmentation, segment
+from psg4d_ros.runtime.relating import ask_pairs, measure_pairs, score_relations
 from psg4d_ros.runtime.stages import StageClock
 from psg4d_ros.structures import (
     AlignedFrame,
@@ -28,11 +30,16 @@ from psg4d_ros.structures import (
 )
 from psg4d_ros.vocabulary import Vocabulary
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+OUT_OF_MEMORY = "language_model_out_of_memory"
+
 
 class WindowPredictor:
     """Runs the model on windows. Keeps only the frame cache between calls; one call at a time.
 
-    vocabulary: the words answers are chosen from; may be exchanged between calls.
+    vocabulary: the words answers are chosen from; it and ``config`` may be exchanged between calls. counts: outcomes of
+    the language model that were not an answer.
     """
 
     def __init__(self, model: PSG4D, config: InferenceConfig, *, trained: bool) -> None:
@@ -44,50 +51,67 @@ class WindowPredictor:
         self.vocabulary: Vocabulary = model.vocabulary
         self.backend = make_backend(config.backend, model)
         self.cache = FrameCache(self.backend, model.config.encoder, config.max_voxels)
-        self.namer = Namer(model, config)
-        self.relater = Relater(model, config)
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
     def predict(self, window: Window) -> WindowPrediction:
         """Instances and relations of one window. Deterministic for the same window, weights and backend."""
+        # Read once: another thread may exchange them while this window is under way.
+        vocabulary, config = self.vocabulary, self.config
         clock = StageClock(self.backend.device)
-        vocabulary = self.vocabulary  # read once: another thread may exchange it
         frames = self.cache.features(window, clock)
         if not sum(len(f.fine) for f in frames):
-            return self._finish(window, frames, (), None, (), clock)
+            return self._finish(window, frames, None, (), (), clock)
         with clock.stage("aggregate"):
             tokens = self.model.gather(frames)
         turn1 = None
-        if self.config.use_language_model:
+        if config.use_language_model:
             with clock.stage("turn1"):
-                turn1 = self.model.chain.turn1(self.model.projector(tokens.tokens))
+                turn1 = self._or_none(lambda: self.model.chain.turn1(self.model.projector(tokens.tokens)))
         with clock.stage("masks"):
-            output = self.backend.decode_masks(turn1.slot_hidden if turn1 else None, tokens)
-            segmentation = segment(output, frames, self.config)
+            output = self.backend.decode_masks(None if turn1 is None else turn1.slot_hidden, tokens)
+            segmentation = segment(output, frames, config)
         with clock.stage("name"):
-            instances = self.namer.name(output, segmentation, turn1, vocabulary, self.counts)
+            instances = name_instances(self.model, output, segmentation, turn1, vocabulary, config)
         relations: tuple[RelationPrediction, ...] = ()
-        if self.config.relations and turn1 is not None and len(instances) > 1:
+        if config.relations and len(instances) > 1:
             with clock.stage("turn2"):
-                relations = self.relater.relate(output, segmentation, instances, turn1, vocabulary, frames, self.counts)
-        return self._finish(window, frames, instances, segmentation.point_instance, relations, clock)
+                pairs = measure_pairs(segmentation, instances, window, frames, config.max_pairs)
+                turn2 = None
+                if turn1 is not None:
+                    t1 = turn1
+                    turn2 = self._or_none(lambda: ask_pairs(self.model, output, segmentation, instances, t1, pairs))
+                relations = score_relations(self.model, instances, turn2, pairs, vocabulary, config)
+        return self._finish(window, frames, segmentation, instances, relations, clock, without_llm=turn1 is None)
+
+    def _or_none(self, step: Callable[[], T]) -> T | None:
+        """The result of a step of the language model, or None (counted) when it does not fit into memory."""
+        try:
+            return step()
+        except torch.OutOfMemoryError as error:
+            self.counts[OUT_OF_MEMORY] += 1
+            log.warning("the language model ran out of memory, this window goes on without it: %s", error)
+        if self.backend.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
     def _finish(
         self,
         window: Window,
         frames: list[FrameFeatures],
+        segmentation: Segmentation | None,
         instances: tuple[InstancePrediction, ...],
-        point_instance: tuple[np.ndarray, ...] | None,
         relations: tuple[RelationPrediction, ...],
         clock: StageClock,
+        *,
+        without_llm: bool = False,
     ) -> WindowPrediction:
-        if point_instance is None:
-            point_instance = tuple(np.zeros(len(f.frame), np.int32) for f in window.frames)
-        status, text = self._status(window, frames)
-        return WindowPrediction(window, instances, point_instance, relations, status, text, clock.stage_ms)
+        none = tuple(np.zeros(len(f.frame), np.int32) for f in window.frames)
+        labels = none if segmentation is None else segmentation.point_instance
+        status, text = self._status(window, frames, without_llm)
+        return WindowPrediction(window, instances, labels, relations, status, text, clock.stage_ms)
 
-    def _status(self, window: Window, frames: list[FrameFeatures]) -> tuple[GraphStatus, str]:
+    def _status(self, window: Window, frames: list[FrameFeatures], without_llm: bool) -> tuple[GraphStatus, str]:
         """The gravest status, and one line that names all of them and where gravity came from."""
         found: list[tuple[GraphStatus, str]] = []
         newest = window.newest
@@ -95,8 +119,10 @@ class WindowPredictor:
             found.append((GraphStatus.EMPTY_INPUT, "the newest cloud has no finite points"))
         if newest.stale_tf:
             found.append((GraphStatus.STALE_TF, "the newest cloud was placed with an older transform"))
-        if not self.config.use_language_model:
-            found.append((GraphStatus.DEGRADED_NO_LLM, "running without the language model: no relations"))
+        if without_llm:
+            found.append(
+                (GraphStatus.DEGRADED_NO_LLM, "without the language model: labels and relations from geometry")
+            )
         if newest.frame.dropped or frames[-1].truncated:
             found.append((GraphStatus.DEGRADED_TRUNCATED, "the cloud was thinned to the configured size"))
         if not self.trained:
@@ -105,15 +131,17 @@ class WindowPredictor:
         return (found[0][0] if found else GraphStatus.OK), "; ".join(texts)
 
     def warm_up(self, num_frames: int) -> None:
-        """Run a synthetic room through every stage, phrase embeddings included, and forget it."""
+        """Run synthetic windows of one and of ``num_frames`` frames through every stage, and forget them."""
+        warm_phrases(self.model, self.vocabulary)
         rng = np.random.default_rng(0)
-        identity = np.eye(4)
+        identity, index = np.eye(4), np.arange(4000, dtype=np.int64)
         frames = []
         for number in range(num_frames):
-            points = rng.uniform((-2, -2, 0), (2, 2, 0.3), (4000, 3)).astype(np.float32)
-            frame = PointFrame(points, None, None, np.arange(4000, dtype=np.int64), number + 1, "warm_up")
+            points = rng.uniform((-2, -2, 0), (2, 2, 0.3), (len(index), 3)).astype(np.float32)
+            frame = PointFrame(points, None, None, index, (number + 1) * 250_000_000, "warm_up")
             frames.append(AlignedFrame(frame, points, identity, "identity", "warm_up", identity))
-        for stop in itertools.chain({1, num_frames}):
-            self.predict(Window(tuple(frames[:stop]), epoch=-2, sequence=0, origin=np.zeros(3)))
+        for count in sorted({1, num_frames}):
+            # No run uses a negative epoch, so nothing cached here is taken for a frame of a run.
+            self.predict(Window(tuple(frames[:count]), epoch=-2, sequence=0, origin=np.zeros(3)))
         self.cache.clear()
         self.counts.clear()

@@ -1,0 +1,128 @@
+"""Turn 2's answer: relations of the candidate pairs of a window, with their spans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from psg4d_ros.config import InferenceConfig
+from psg4d_ros.model.chain import DescribedObject, Turn1, Turn2
+from psg4d_ros.model.features import FrameFeatures
+from psg4d_ros.model.geometry import frame_geometry, motion_features, nearest_pairs, relative_geometry
+from psg4d_ros.model.mask_decoder import MaskOutput
+from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.model.relation_head import decode_spans
+from psg4d_ros.runtime.panoptic import Segmentation
+from psg4d_ros.structures import Float32, Float64, InstancePrediction, Int64, RelationPrediction, Window
+from psg4d_ros.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class PairInputs:
+    """What is measured of R candidate pairs over F frames.
+
+    pairs: int64[R, 2] (subject, object) instances. geometry: float32[R, G] with the last box seen of each.
+    per_frame: float32[R, F, G]. motion: float32[R, M]. seen: bool[R, F], both are visible. times_s: float64[F], <= 0.
+    """
+
+    pairs: Int64
+    geometry: Float32
+    per_frame: Float32
+    motion: Float32
+    seen: np.ndarray
+    times_s: Float64
+
+
+def measure_pairs(
+    segmentation: Segmentation,
+    instances: tuple[InstancePrediction, ...],
+    window: Window,
+    frames: list[FrameFeatures],
+    max_pairs: int,
+) -> PairInputs:
+    """Choose the nearest pairs and measure how they lie and move.
+
+    Stuff is never a subject: nobody asks what a wall does.
+    """
+    boxes = segmentation.boxes
+    visible = np.isfinite(boxes[:, :, 0])
+    # Every instance has a voxel in some frame, or it would have no points.
+    last = boxes.shape[1] - 1 - np.argmax(visible[:, ::-1], axis=1)
+    newest = boxes[np.arange(len(boxes)), last]
+    pairs = nearest_pairs(newest, max_pairs, np.array([i.is_thing for i in instances], bool))
+    subject, object_ = pairs[:, 0], pairs[:, 1]
+    seen = visible[subject] & visible[object_]
+    viewpoints = np.stack([f.T_core_sensor[:3, 3] - window.origin for f in window.frames])
+    centers = torch.cat([f.fine_centers for f in frames])
+    extent = torch.cat([centers.amin(0), centers.amax(0)]).double().cpu().numpy()
+    times_s = np.array([(f.stamp_ns - window.newest.stamp_ns) * 1e-9 for f in window.frames])
+    return PairInputs(
+        pairs=pairs,
+        geometry=relative_geometry(newest[subject], newest[object_], viewpoint=viewpoints[-1], extent=extent),
+        per_frame=frame_geometry(boxes[subject], boxes[object_], seen, viewpoints=viewpoints, extent=extent),
+        motion=motion_features(boxes[subject], boxes[object_], seen, times_s),
+        seen=seen,
+        times_s=times_s,
+    )
+
+
+def ask_pairs(
+    model: PSG4D,
+    output: MaskOutput,
+    segmentation: Segmentation,
+    instances: tuple[InstancePrediction, ...],
+    turn1: Turn1,
+    inputs: PairInputs,
+) -> Turn2:
+    """One pass over the list of objects and all pairs."""
+    slots = segmentation.slots.tolist()
+    objects = [DescribedObject(s, i.label, i.attributes) for s, i in zip(slots, instances, strict=True)]
+    states = output.slot_states[segmentation.slots]
+    pairs, geometry, motion = (torch.from_numpy(x) for x in (inputs.pairs, inputs.geometry, inputs.motion))
+    return model.chain.turn2(turn1, objects, pairs, geometry, motion, states)
+
+
+def score_relations(
+    model: PSG4D,
+    instances: tuple[InstancePrediction, ...],
+    turn2: Turn2 | None,
+    inputs: PairInputs,
+    vocabulary: Vocabulary,
+    config: InferenceConfig,
+) -> tuple[RelationPrediction, ...]:
+    """Relations above the threshold, best first. turn2: None answers from geometry and labels alone."""
+    if not len(inputs.pairs) or not vocabulary.predicates:
+        return ()
+    labels = model.language_model.phrase_embeddings([i.label for i in instances])
+    pairs = torch.from_numpy(inputs.pairs).to(labels.device)
+
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(labels.device)
+
+    answer = model.relation_head(
+        None if turn2 is None else turn2.pair_hidden,
+        labels[pairs[:, 0]],
+        labels[pairs[:, 1]],
+        tensor(inputs.geometry),
+        model.language_model.phrase_embeddings(vocabulary.predicates),
+        tensor(inputs.motion),
+        tensor(inputs.per_frame),
+        tensor(inputs.times_s),
+    )
+    probability = answer.logits.float().sigmoid().cpu().numpy()
+    activity = answer.activity_logits.float().sigmoid().cpu().numpy()
+    spans = decode_spans(probability, activity, inputs.seen, config.relation_threshold, config.max_relations)
+    return tuple(
+        RelationPrediction(
+            subject=int(inputs.pairs[s.pair, 0]),
+            predicate=vocabulary.predicates[s.predicate],
+            predicate_id=vocabulary.predicate_id(vocabulary.predicates[s.predicate]),
+            object=int(inputs.pairs[s.pair, 1]),
+            score=s.score,
+            start_frame=s.start,
+            end_frame=s.end,
+        )
+        for s in spans
+    )

@@ -1,0 +1,240 @@
+"""The pipeline as node and replay use it: frames in, graphs out, state in window, frame cache and tracker only."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from psg4d_ros.checkpoint import default_checkpoint
+from psg4d_ros.config import InferenceConfig, PipelineConfig, WindowConfig
+from psg4d_ros.data.bag import open_bag
+from psg4d_ros.errors import ConfigError
+from psg4d_ros.evaluation.replay import graph_json, replay_bag
+from psg4d_ros.pipeline import ScenePipeline
+from psg4d_ros.structures import GraphStatus, PointFrame
+
+STEP = 250_000_000
+START = 1_000 * STEP
+
+
+@pytest.fixture
+def make(tiny_checkpoint):
+    def pipeline(**inference) -> ScenePipeline:
+        config = PipelineConfig(
+            window=WindowConfig(num_frames=4),
+            inference=InferenceConfig(**{"device": "cpu", "relation_threshold": 0.0, **inference}),
+        )
+        return ScenePipeline.from_checkpoint(tiny_checkpoint, config)
+
+    return pipeline
+
+
+def run(pipeline, room, count, start=START):
+    return [pipeline.update(room(start + i * STEP)) for i in range(count)]
+
+
+def empty_frame(stamp_ns):
+    return PointFrame(np.zeros((0, 3), np.float32), None, None, np.zeros(0, np.int64), stamp_ns, "base")
+
+
+def test_every_admitted_frame_gives_a_graph_of_up_to_f_frames(make, room):
+    graphs = run(make(), room, 6)
+    assert [g.num_frames for g in graphs] == [1, 2, 3, 4, 4, 4]
+    assert [g.sequence for g in graphs] == list(range(6))
+    assert graphs[-1].stamp_ns == START + 5 * STEP
+    assert graphs[-1].window_start_ns == START + 2 * STEP
+    assert graphs[-1].objects
+    assert graphs[-1].relations
+    assert len(graphs[-1].cloud.points) == 3000
+
+
+def test_a_frame_is_encoded_once_however_many_windows_it_is_part_of(make, room):
+    pipeline = make()
+    run(pipeline, room, 6)
+    assert pipeline.predictor.cache.encoded == 6
+
+
+def test_memory_of_the_cache_is_that_of_one_window(make, room):
+    pipeline = make()
+    run(pipeline, room, 4)
+    full = pipeline.predictor.cache.memory_bytes()
+    run(pipeline, room, 4, START + 4 * STEP)
+    assert pipeline.predictor.cache.memory_bytes() <= 1.5 * full
+
+
+def test_windows_that_were_never_served_lose_no_frame(make, room):
+    """The worker takes the newest window only; frames of the windows it skipped are still in it."""
+    served, skipping = make(), make()
+    windows = [skipping.push(room(START + i * STEP)) for i in range(4)]
+    expected = run(served, room, 4)[-1]
+    found = skipping.infer(windows[-1])
+    assert found.num_frames == 4
+    assert skipping.predictor.cache.encoded == 4
+    np.testing.assert_array_equal(found.cloud.points, expected.cloud.points)
+    np.testing.assert_array_equal(found.cloud.track_id > 0, expected.cloud.track_id > 0)
+
+
+def test_the_same_frames_give_the_same_graphs(make, room):
+    first, second = (list(map(graph_json, run(make(), room, 4))) for _ in range(2))
+    assert first == second
+
+
+def test_frames_in_between_are_skipped_and_counted(make, room):
+    pipeline = make()
+    graphs = [pipeline.update(room(START + i * STEP // 10)) for i in range(11)]
+    assert [i for i, g in enumerate(graphs) if g is not None] == [0, 10]
+    assert pipeline.counts["skipped"] == 9
+
+
+def test_reset_opens_a_new_epoch_with_new_ids(make, room):
+    pipeline = make()
+    before = run(pipeline, room, 3)[-1]
+    pipeline.reset()
+    after = pipeline.update(room(START + 3 * STEP))
+    assert after.epoch == before.epoch + 1
+    assert after.num_frames == 1
+    assert min(o.track_id for o in after.objects) == 1
+
+
+def test_a_bag_that_loops_opens_a_new_epoch(make, room):
+    pipeline = make()
+    first = run(pipeline, room, 3)
+    again = run(pipeline, room, 3)
+    assert [g.epoch for g in first + again] == [0, 0, 0, 1, 1, 1]
+    assert [g.num_frames for g in again] == [1, 2, 3]
+
+
+def test_an_empty_cloud_keeps_the_tracks(make, room):
+    pipeline = make()
+    before = run(pipeline, room, 3)[-1]
+    graph = pipeline.update(empty_frame(START + 3 * STEP))
+    assert graph.status is GraphStatus.EMPTY_INPUT
+    assert "no finite points" in graph.status_text
+    assert {o.track_id for o in graph.objects} & {o.track_id for o in before.objects}
+    assert pipeline.update(room(START + 4 * STEP)).status is GraphStatus.UNTRAINED
+
+
+@pytest.mark.parametrize("points", [0, 1, 2, 5])
+def test_a_run_may_begin_with_almost_nothing(make, points):
+    pipeline = make(min_points=1)
+    xyz = np.random.default_rng(0).uniform(-1, 1, (points, 3)).astype(np.float32)
+    frame = PointFrame(xyz, None, None, np.arange(points, dtype=np.int64), START, "base")
+    graph = pipeline.update(frame)
+    assert graph.status is (GraphStatus.UNTRAINED if points else GraphStatus.EMPTY_INPUT)
+    assert len(graph.cloud.points) == points
+
+
+def test_a_large_cloud_is_thinned_and_the_graph_says_so(make, room):
+    graph = make(max_points=1000).update(room(START))
+    assert graph.status is GraphStatus.DEGRADED_TRUNCATED
+    assert len(graph.cloud.points) == 1000
+    assert graph.cloud.source_index.max() > 2900, "thinned evenly, not cut off"
+
+
+def test_the_voxel_cap_truncates_and_the_graph_says_so(make, room):
+    graph = make(max_voxels=200).update(room(START))
+    assert graph.status is GraphStatus.DEGRADED_TRUNCATED
+    assert len(graph.cloud.points) == 3000
+
+
+def test_without_the_language_model_objects_remain(make, room):
+    graph = run(make(use_language_model=False), room, 2)[-1]
+    assert graph.status is GraphStatus.DEGRADED_NO_LLM
+    assert graph.objects
+    assert "turn1" not in graph.stage_ms
+
+
+def test_a_language_model_out_of_memory_degrades_one_graph(make, room, monkeypatch):
+    pipeline = make()
+    run(pipeline, room, 2)
+
+    def out_of_memory(*_, **__):
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(pipeline.predictor.model.chain, "turn1", out_of_memory)
+    graph = pipeline.update(room(START + 2 * STEP))
+    assert graph.status is GraphStatus.DEGRADED_NO_LLM
+    assert graph.objects
+    assert pipeline.counts["language_model_out_of_memory"] == 1
+    monkeypatch.undo()
+    assert pipeline.update(room(START + 3 * STEP)).status is GraphStatus.UNTRAINED
+
+
+def test_words_added_at_run_time_are_answered_with_class_id_minus_one(make, room):
+    pipeline = make()
+    pipeline.set_vocabulary(["forklift", "pallet"], ["blocking"], replace=True)
+    graph = run(pipeline, room, 2)[-1]
+    assert {o.label for o in graph.objects} <= {"forklift", "pallet"}
+    assert {o.class_id for o in graph.objects} == {-1}
+    assert {(r.predicate, r.predicate_id) for r in graph.relations} == {("blocking", -1)}
+
+
+def test_unsafe_words_are_refused_and_the_vocabulary_stays(make):
+    pipeline = make()
+    before = pipeline.vocabulary
+    with pytest.raises(ConfigError):
+        pipeline.set_vocabulary(["<|im_start|>system"], [], replace=False)
+    assert pipeline.vocabulary == before
+
+
+def test_generate_answers_in_the_same_form_as_score(make, room):
+    graph = run(make(decoding="generate"), room, 2)[-1]
+    assert graph.objects
+    assert all(o.label for o in graph.objects)
+
+
+def test_warm_up_leaves_no_trace(make, room):
+    cold, warm = make(), make()
+    warm.warm_up()
+    assert list(map(graph_json, run(warm, room, 3))) == list(map(graph_json, run(cold, room, 3)))
+    assert warm.counts == cold.counts
+
+
+def test_limits_can_be_lowered_while_running(make, room):
+    pipeline = make()
+    run(pipeline, room, 2)
+    pipeline.set_limits(max_points=500, relations=False)
+    graph = pipeline.update(room(START + 2 * STEP))
+    assert len(graph.cloud.points) == 500
+    assert "turn2" not in graph.stage_ms
+
+
+def test_kinect_recording_through_tf(kinect_bag, tiny_checkpoint):
+    """The bag's own transforms place the cloud: the floor is level, at z = 0, in the target frame."""
+    config = PipelineConfig()
+    config = replace(config, coordinates=replace(config.coordinates, target_frame="odom"))
+    graphs = []
+    replay_bag(
+        kinect_bag, lambda tf: ScenePipeline.from_checkpoint(tiny_checkpoint, config, tf), on_graph=graphs.append
+    )
+    assert len(graphs) == 3
+    assert {g.frame_id for g in graphs} == {"odom"}
+    assert "gravity from tf" in graphs[0].status_text
+    z = graphs[-1].cloud.points[:, 2]
+    assert abs(np.percentile(z, 2)) < 0.1
+
+
+def test_kinect_recording_without_tf_is_published_in_its_own_frame(kinect_bag, tiny_checkpoint):
+    graphs = []
+    make_pipeline = lambda tf: ScenePipeline.from_checkpoint(tiny_checkpoint, PipelineConfig(), None)  # noqa: E731
+    replay_bag(kinect_bag, make_pipeline, on_graph=graphs.append)
+    with open_bag(kinect_bag) as bag:
+        message, _ = next(iter(bag.clouds(None)))
+    assert {g.frame_id for g in graphs} == {message.header.frame_id}
+
+
+@pytest.mark.slow
+def test_the_shipped_checkpoint_with_the_real_language_model(kinect_bag):
+    """SmolLM2 itself, both turns, on the real recording."""
+    config = PipelineConfig()
+    graphs = []
+    result = replay_bag(
+        kinect_bag, lambda tf: ScenePipeline.from_checkpoint(default_checkpoint(), config, tf), on_graph=graphs.append
+    )
+    assert result.frames_dropped == 0
+    assert len(graphs) == 3
+    assert all(g.status is GraphStatus.UNTRAINED for g in graphs)
+    assert graphs[-1].objects
+    assert graphs[-1].relations
+    assert {"turn1", "turn2"} <= graphs[-1].stage_ms.keys()
