@@ -1,0 +1,253 @@
+"""Chained inference with ``score`` decoding: objects first (turn 1), then their relations (turn 2), one pass each.
+
+Turn 1 reads instruction, scene tokens and slots. Scene tokens are a set: they see each other and share one position, so
+their order does not matter. Slots see the text before them and each other, at one position. Turn 2 extends turn 1's
+cache (without the slots) by the list of described objects and one token per candidate pair. A pair sees the text before
+it and itself, and all pairs share one position, so that adding, removing or reordering pairs changes no other pair's
+state. Source: chained scene graph inference of the paper (section 4.3 of the CVPR 2025 paper); one token per pair is
+ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from psg4d_ros.model.label_head import LabelHead
+from psg4d_ros.model.language_model import KeyValueCache, LanguageModel, visibility_bias
+from psg4d_ros.model.prompt import DescribedObject, list_text, prefix
+
+__all__ = ["Branches", "DescribedObject", "PairQuestion", "SceneChain", "Turn1", "Turn2"]
+
+
+@dataclass(frozen=True, eq=False)
+class Branches:
+    """Points from which answers may be continued word by word, side by side (see generate.py).
+
+    hidden: [n, H], the state that predicts each branch's first token. visible: bool[n, K], which of the cache's K
+    tokens a branch sees. positions: int64[n], the position of its first token.
+    """
+
+    hidden: Tensor
+    cache: KeyValueCache
+    visible: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Turn1:
+    """slot_hidden: [Q, H]. cache: the text with the scene (prefix_length tokens), then the Q slots, which stand at
+    ``position``."""
+
+    slot_hidden: Tensor
+    cache: KeyValueCache
+    prefix_length: int
+    position: int
+
+    def branches(self) -> Branches:
+        """One branch per slot: it goes on from the text with the scene and its own slot."""
+        count, device = len(self.slot_hidden), self.slot_hidden.device
+        visible = torch.ones(count, self.prefix_length, dtype=torch.bool, device=device)
+        visible = torch.cat([visible, torch.eye(count, dtype=torch.bool, device=device)], dim=1)
+        positions = torch.full((count,), self.position + 1, device=device)
+        return Branches(self.slot_hidden, self.cache, visible, positions)
+
+
+@dataclass(frozen=True, eq=False)
+class PairQuestion:
+    """What turn 2 asks of one scene: P described objects and R candidate pairs of them.
+
+    pairs: int64[R, 2] (subject, object), indices into ``objects``. geometry: float32[R, G], see geometry.py. What only
+    4D has: motion float32[R, M] and slot_states [P, d], or None.
+    """
+
+    objects: Sequence[DescribedObject]
+    pairs: Tensor
+    geometry: Tensor
+    motion: Tensor | None = None
+    slot_states: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows, known = len(self.pairs), len(self.objects)
+        if self.pairs.dim() != 2 or self.pairs.shape[1] != 2:
+            raise ValueError(f"pairs has shape {tuple(self.pairs.shape)}, expected (R, 2)")
+        for name, value, want in (
+            ("geometry", self.geometry, rows),
+            ("motion", self.motion, rows),
+            ("slot_states", self.slot_states, known),
+        ):
+            if value is not None and len(value) != want:
+                raise ValueError(f"{name} has {len(value)} rows, expected {want}")
+        # Indices on the CPU are checked here; on a GPU the check would stall it, and indexing checks by itself.
+        if self.pairs.device.type == "cpu" and rows and not 0 <= int(self.pairs.min()) <= int(self.pairs.max()) < known:
+            raise ValueError(f"pairs name object {int(self.pairs.max())}, there are {known}")
+
+
+@dataclass(frozen=True, eq=False)
+class Turn2:
+    """pair_hidden: [R, H], the pairs of all questions in order. cache: all tokens; the pairs are its last R, each at
+    its own entry of ``positions`` int64[R] and seeing ``visible`` bool[R, K], itself included."""
+
+    pair_hidden: Tensor
+    cache: KeyValueCache
+    visible: Tensor
+    positions: Tensor
+
+    def branches(self) -> Branches:
+        """One branch per pair: it goes on from the list and its own pair."""
+        return Branches(self.pair_hidden, self.cache, self.visible, self.positions + 1)
+
+
+class PairEmbedding(nn.Module):
+    """One input token per pair: the two labels' phrase embeddings and relative geometry, the same in 2D and 4D.
+
+    What only 4D has enters through gates that start at zero, so that stage 1's part is carried over unchanged.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_geometry: int, num_motion: int, slot_state_dim: int, token_rms: float
+    ) -> None:
+        super().__init__()
+        self.subject = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.object = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.geometry = nn.Sequential(nn.Linear(num_geometry, 256), nn.GELU(), nn.Linear(256, hidden_size))
+        self.motion = nn.Linear(num_motion, hidden_size)
+        self.states = nn.Linear(2 * slot_state_dim, hidden_size)
+        self.motion_gate = nn.Parameter(torch.zeros(()))
+        self.state_gate = nn.Parameter(torch.zeros(()))
+        # Tokens of the scale the language model was trained on.
+        self.norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        nn.init.constant_(self.norm.weight, token_rms)
+
+    def forward(self, question: PairQuestion, phrases: Tensor) -> Tensor:
+        """phrases: float32[P, H] of the objects' labels. Returns [R, H]."""
+        subject, object_ = question.pairs.to(phrases.device).unbind(dim=1)
+        x = self.subject(phrases[subject]) + self.object(phrases[object_])
+        x = x + self.geometry(question.geometry.to(phrases))
+        if question.motion is not None:
+            x = x + self.motion_gate * self.motion(question.motion.to(phrases))
+        if question.slot_states is not None:
+            states = question.slot_states.to(phrases)
+            x = x + self.state_gate * self.states(torch.cat([states[subject], states[object_]], dim=1))
+        return self.norm(x)
+
+
+class SceneChain(nn.Module):
+    """The language model's part of a scene graph, with everything that feeds it but the scene tokens."""
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        num_slots: int,
+        num_geometry: int,
+        num_motion: int,
+        slot_state_dim: int,
+    ) -> None:
+        super().__init__()
+        hidden, rms = language_model.hidden_size, language_model.token_rms
+        self.language_model = language_model
+        self.slots = nn.Parameter(torch.randn(num_slots, hidden) * rms)
+        self.pair_embedding = PairEmbedding(hidden, num_geometry, num_motion, slot_state_dim, rms)
+        # Marks each list entry with its slot's state, so that a pair finds its own two among objects of one label.
+        self.entry_state = nn.Linear(slot_state_dim, hidden)
+        self.entry_gate = nn.Parameter(torch.zeros(()))
+        self.label_head = LabelHead(hidden)
+
+    def turn1(self, scene_tokens: Tensor) -> Turn1:
+        """Read instruction, scene tokens [S, H] (S may be 0) and the slots; one pass."""
+        lm, device = self.language_model, scene_tokens.device
+        text = prefix(lm)
+        head, scene, tail, slots = len(text.head), len(scene_tokens), len(text.tail), len(self.slots)
+        before = head + scene + tail
+        position = head + 1 + tail
+        lm.check_length(position + 1)
+        x = torch.cat([lm.embed(text.head), scene_tokens.float(), lm.embed(text.tail), self.slots])
+        visible = torch.ones(before + slots, before + slots, dtype=torch.bool, device=device).tril()
+        visible[head : head + scene, head : head + scene] = True
+        visible[before:, before:] = True
+        positions = torch.cat(
+            [
+                torch.arange(head),
+                torch.full((scene,), head),
+                torch.arange(head + 1, position),
+                torch.full((slots,), position),
+            ]
+        ).to(device)
+        hidden, cache = lm(x[None], visibility_bias(visible), positions)
+        return Turn1(hidden[0, before:], cache, before, position)
+
+    def name_objects(
+        self,
+        slot_hidden: Tensor | None,
+        class_embeddings: Tensor,
+        class_phrases: Sequence[str],
+        attribute_phrases: Sequence[str] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """Class logits [P, classes] (softmax) and attribute logits [P, attributes] (sigmoid each); see LabelHead."""
+        classes = self.language_model.phrase_embeddings(class_phrases)
+        attributes = self.language_model.phrase_embeddings(attribute_phrases)
+        return self.label_head(slot_hidden, class_embeddings, classes, attributes)
+
+    def turn2(
+        self,
+        turn1: Turn1,
+        objects: Sequence[DescribedObject],
+        pairs: Tensor,
+        geometry: Tensor,
+        motion: Tensor | None = None,
+        slot_states: Tensor | None = None,
+    ) -> Turn2:
+        """Read the list of objects and ask for R pairs, in one pass. Arguments as in PairQuestion; turn1 stays as is."""
+        return self.turn2_packed(turn1, [PairQuestion(objects, pairs, geometry, motion, slot_states)])
+
+    def turn2_packed(self, turn1: Turn1, questions: Sequence[PairQuestion]) -> Turn2:
+        """Turn 2 for several lists after one text, in one pass; no question sees another's list or pairs.
+
+        Serves training on images: all of a batch share the text without a scene.
+        """
+        lm, device = self.language_model, turn1.slot_hidden.device
+        before = turn1.prefix_length
+        texts = [list_text(lm, q.objects) for q in questions]
+        words, rows = sum(len(t.ids) for t in texts), sum(len(q.pairs) for q in questions)
+        lm.check_length(turn1.position + max((len(t.ids) for t in texts), default=0) + 1)
+        total = before + words + rows
+        if rows == 0:
+            empty = torch.zeros(0, total - words, dtype=torch.bool, device=device)
+            return Turn2(turn1.slot_hidden[:0], turn1.cache.crop(before), empty, empty.new_zeros(0, dtype=torch.int64))
+        # Order of the tokens: all lists, then all pairs. Built on the CPU, moved once.
+        visible = torch.zeros(words + rows, total, dtype=torch.bool)
+        visible[:, :before] = True
+        positions = torch.empty(words + rows, dtype=torch.int64)
+        inputs: list[Tensor] = []
+        pair_inputs: list[Tensor] = []
+        word, row = 0, words
+        for question, text in zip(questions, texts, strict=True):
+            length, count = len(text.ids), len(question.pairs)
+            own = slice(before + word, before + word + length)
+            visible[word : word + length, own] = torch.ones(length, length, dtype=torch.bool).tril()
+            visible[row : row + count, own] = True
+            positions[word : word + length] = torch.arange(turn1.position, turn1.position + length)
+            positions[row : row + count] = turn1.position + length
+            inputs.append(self._list_inputs(question, text.ids, text.entries))
+            phrases = lm.phrase_embeddings([o.label for o in question.objects])
+            pair_inputs.append(self.pair_embedding(question, phrases))
+            word, row = word + length, row + count
+        visible[words:, before + words :] = torch.eye(rows, dtype=torch.bool)
+        visible, positions = visible.to(device), positions.to(device)
+        x = torch.cat(inputs + pair_inputs)
+        hidden, cache = lm(x[None], visibility_bias(visible), positions, turn1.cache.crop(before))
+        return Turn2(hidden[0, words:], cache, visible[words:], positions[words:])
+
+    def _list_inputs(
+        self, question: PairQuestion, ids: tuple[int, ...], entries: tuple[tuple[int, ...], ...]
+    ) -> Tensor:
+        x = self.language_model.embed(ids)
+        if question.slot_states is None or not entries:
+            return x
+        marks = self.entry_gate * self.entry_state(question.slot_states.to(x))
+        where = torch.tensor([i for entry in entries for i in entry], device=x.device)
+        whose = torch.tensor([k for k, entry in enumerate(entries) for _ in entry], device=x.device)
+        return x.index_add(0, where, marks[whose])
