@@ -43,8 +43,8 @@ def graph_events(previous: SceneGraph | None, current: SceneGraph) -> tuple[Grap
 
     Order: relations ended, objects lost, objects appeared, relations started; so that who applies them one after the
     other to a list of objects and ongoing relations never holds a relation without its objects, and ends up with
-    ``current``. A relation that began and ended between two graphs gives both of its events, at the end. After a change
-    of epoch everything of the former one is lost, and everything of the new one appears.
+    ``current``. A relation that began and ended between two graphs gives both of its events. After a change of epoch
+    everything of the former one is lost, and everything of the new one appears.
     """
     if previous is not None and previous.epoch != current.epoch:
         return (*_changes(previous, None, current, previous.epoch), *_changes(None, current, current, current.epoch))
@@ -62,11 +62,13 @@ def _changes(before: SceneGraph | None, after: SceneGraph | None, shown: SceneGr
     lost = [event(EventType.OBJECT_LOST, o) for i, o in old.items() if i not in new]
     appeared = [event(EventType.OBJECT_APPEARED, o) for i, o in new.items() if i not in old]
     ends = [event(EventType.RELATION_ENDED, new.get(r.subject_id) or old[r.subject_id], r) for r in ended]
+    passed = [
+        event(type, new[r.subject_id], r)
+        for r in both
+        for type in (EventType.RELATION_STARTED, EventType.RELATION_ENDED)
+    ]
     starts = [event(EventType.RELATION_STARTED, new[r.subject_id], r) for r in started]
-    for r in both:
-        starts.append(event(EventType.RELATION_STARTED, new[r.subject_id], r))
-        starts.append(event(EventType.RELATION_ENDED, new[r.subject_id], r))
-    return [*ends, *lost, *appeared, *starts]
+    return [*ends, *lost, *appeared, *passed, *starts]
 
 
 def _relation_changes(
@@ -82,15 +84,20 @@ def _relation_changes(
         known[_key(r)].append(r)
     was = {_key(r): r for r in before if r.ongoing}
     now = {_key(r): r for r in after if r.ongoing}
-    started = [r for key, r in now.items() if key not in was or not _overlap(was[key], r)]
+    going_on = {key for key, r in was.items() if key in now and _overlap(r, now[key])}
+    started = [r for key, r in now.items() if key not in going_on]
     ended = []
     for key, r in was.items():
-        if key in now and _overlap(r, now[key]):
+        if key in going_on:
             continue
         # The record with its true end; without one its track was lost, or the tracker thought better of it.
         closed = (a for a in after if _key(a) == key and not a.ongoing and _overlap(a, r))
         ended.append(next(closed, replace(r, ongoing=False)))
-    both = [r for r in after if not r.ongoing and not any(_overlap(r, p) for p in known[_key(r)])]
+    both = [
+        r
+        for r in after
+        if not r.ongoing and _key(r) not in going_on and not any(_overlap(r, p) for p in known[_key(r)])
+    ]
     return started, ended, both
 
 

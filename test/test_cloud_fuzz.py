@@ -16,7 +16,7 @@ from psg4d_ros.cloud import frame_from_cloud
 from psg4d_ros.errors import CloudError
 from psg4d_ros.structures import PointFrame
 
-FUZZ = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 CODES = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 8: "d"}
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -192,6 +192,11 @@ def test_broken_clouds_give_a_valid_frame_or_a_cloud_error(message):
         assert str(error)
         return
     assert isinstance(frame, PointFrame)
+    assert memoryview(message.data).nbytes == message.row_step * message.height
+    assert message.row_step >= message.width * message.point_step
+    for f in message.fields:
+        assert 0 <= f.offset <= f.offset + f.count * struct.calcsize(CODES[f.datatype]) <= message.point_step
+    assert len({f.name for f in message.fields}) == len(message.fields)
     assert np.isfinite(frame.points).all()
     assert (np.diff(frame.source_index) > 0).all()
     if len(frame):

@@ -69,6 +69,26 @@ def bag_types() -> BagTypes:
     return BagTypes()
 
 
+def serialize(message: Any) -> memoryview:
+    """CDR bytes of a message of bag_types(). Raises DatasetError for anything else, or fields of wrong types."""
+    kind = getattr(message, "__msgtype__", None)
+    if not isinstance(kind, str) or kind not in _typestore().types:
+        raise DatasetError(f"{type(message).__name__} is not a message of bag_types()")
+    try:
+        return _typestore().serialize_cdr(message, kind)
+    except Exception as error:  # wrong types of fields fail in many ways
+        raise DatasetError(f"a {kind} cannot be serialised: {_reason(error)}") from error
+
+
+def deserialize(cdr: bytes | memoryview, message_type: str) -> Any:
+    """A message of bag_types() from its CDR bytes. Raises DatasetError when they are not a message of that type."""
+    BagTypes().get(message_type)
+    try:
+        return _typestore().deserialize_cdr(cdr, message_type)
+    except Exception as error:  # hostile bytes fail in many ways
+        raise DatasetError(f"{len(cdr)} bytes are not a {message_type}: {_reason(error)}") from error
+
+
 class Bag:
     """An open recording; see open_bag. Messages come in the order of recording.
 
@@ -264,14 +284,8 @@ class BagWriter:
 
     def write(self, topic: str, message: Any, stamp_ns: int) -> None:
         """Append a message (of bag_types()) under ``topic``. stamp_ns: its time of recording, nanoseconds."""
-        kind = getattr(message, "__msgtype__", None)
-        if not isinstance(kind, str) or kind not in _typestore().types:
-            raise DatasetError(f"{type(message).__name__} on {topic} is not a message of bag_types()")
-        try:
-            raw = _typestore().serialize_cdr(message, kind)
-        except Exception as error:  # wrong types of fields fail in many ways
-            raise DatasetError(f"a {kind} for {topic} cannot be serialised: {_reason(error)}") from error
-        self.write_raw(topic, kind, raw, stamp_ns)
+        raw = serialize(message)
+        self.write_raw(topic, message.__msgtype__, raw, stamp_ns)
 
     def write_raw(self, topic: str, message_type: str, cdr: bytes | memoryview, stamp_ns: int) -> None:
         """Append a serialised message, e.g. one of Bag.raw_messages or of rclpy."""
