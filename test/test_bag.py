@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cloud_messages import XYZ, xyz
+from message_classes import message_classes
 from scene_graphs import SECOND, graph, holds, same, thing
 
 from psg4d_ros.cloud import cloud_message, frame_from_cloud
@@ -332,6 +333,23 @@ def test_the_kinect_recording_is_what_its_provenance_says(kinect_bag):
             assert (np.abs(height) < 0.02).mean() > 0.5, "more than half of what it sees is the floor, at z = 0"
             assert np.percentile(height, 99.9) < 0.6, "and nothing is higher than the legs of a chair"
     assert stamps == [1355494975814212000, 1355494976068683000, 1355494976332395000]
+
+
+@pytest.mark.ros
+def test_rclpy_reads_the_recordings_bytes_as_they_are(kinect_bag):
+    """A player can publish what is in the bag without decoding it."""
+    message_type = message_classes("rclpy").get("sensor_msgs/msg/PointCloud2")
+    from rclpy.serialization import deserialize_message
+
+    with open_bag(kinect_bag) as bag:
+        raw = [cdr for _, _, cdr, _ in bag.raw_messages(bag.cloud_topics)]
+        ours = [frame_from_cloud(message) for message, _ in bag.clouds()]
+    theirs = [frame_from_cloud(deserialize_message(cdr, message_type)) for cdr in raw]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.stamp_ns == b.stamp_ns
+        np.testing.assert_array_equal(a.points, b.points)
+        np.testing.assert_array_equal(a.colors, b.colors)
+        np.testing.assert_array_equal(a.source_index, b.source_index)
 
 
 # --- PCD files ---
