@@ -36,7 +36,7 @@ class WindowConfig:
         3.0, "a longer forward gap between clouds starts a new epoch, seconds", low=0.01, high=3600.0
     )
     max_backward_s: float = knob(
-        1.0,
+        0.3,
         "clouds older than the newest by up to this are late (dropped); older still is a clock jump",
         low=0.0,
         high=60.0,

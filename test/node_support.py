@@ -109,7 +109,7 @@ def stamp_of(message: Any) -> int:
 
 def make_node(context: Any, checkpoint: Path, namespace: str = "", **parameters: Any) -> PerceptionNode:
     """An unconfigured node. parameters: dots written as double underscores."""
-    given = {"checkpoint": str(checkpoint), "diagnostics_period_s": 0.1, "inference.threads": 1}
+    given = {"checkpoint": str(checkpoint), "diagnostics_period_s": 0.1, "inference.threads": 1, "window.num_frames": 2}
     given |= {name.replace("__", "."): value for name, value in parameters.items()}
     return PerceptionNode(
         context=context,

@@ -30,7 +30,8 @@ from psg4d_ros.voxelize import FEATURE_NAMES
 class WindowTokens:
     """The cached features of F frames, side by side.
 
-    Positions are (x, y, z, t): metres from Window.origin, seconds <= 0 relative to the newest frame.
+    Positions are (x, y, z, t): metres across from the middle of the window's voxels, so that a robot which drives far
+    stays within what training saw; metres above Window.origin's height; seconds <= 0 relative to the newest frame.
 
     tokens: [S, C] aggregated scene tokens, positions [S, 4]. mid: [K, C_mid] second-level voxels, mid_positions [K, 4].
     fine: [V, C_fine] finest voxels of all frames in order, fine_positions [V, 4].
@@ -102,12 +103,14 @@ class PSG4D(nn.Module):
         )
 
     def gather(self, frames: list[FrameFeatures]) -> WindowTokens:
-        """Put F cached frames side by side, cap tokens and keys, and let the tokens attend over time."""
+        """Put F frames, not all of them empty, side by side, cap their number, and let tokens attend over time."""
         newest = frames[-1].stamp_ns
+        middle = torch.cat([f.fine_centers for f in frames]).mean(0)
+        middle[2] = 0.0  # height above the floor keeps its meaning
 
         def positions(centers: torch.Tensor, stamp_ns: int) -> torch.Tensor:
             time = centers.new_full((len(centers), 1), (stamp_ns - newest) * 1e-9)
-            return torch.cat([centers, time], dim=1)
+            return torch.cat([centers - middle, time], dim=1)
 
         tokens = torch.cat([f.tokens for f in frames])
         token_positions = torch.cat([positions(f.token_centers, f.stamp_ns) for f in frames])
