@@ -19,6 +19,7 @@ OPTICAL_SUFFIX = "_optical_frame"
 # Optical convention (REP 103: x right, y down, z forward) to body convention (x forward, y left, z up).
 R_BODY_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 MIN_FLOOR_POINTS = 200
+MAX_TILT = np.radians(60.0)  # of the sensor, for the floor to be found; cameras that look down by 45 degrees are common
 
 
 class TransformLookup(Protocol):
@@ -298,29 +299,35 @@ def _parameter(values: tuple[float, ...]) -> Float64 | None:
 def floor_transform(points: Float32, seed: int = 0) -> Float64 | None:
     """T_core_sensor float64[4, 4] that puts the floor seen in float32[N, 3] sensor points at z = 0, or None.
 
-    The sensor's x, y stay the core's origin, and its forward axis the core's x. Body convention (z up) is tried before
-    the optical one (y down), each within 50 degrees of tilt: a frame_id does not always say which. Deterministic.
+    The sensor's x, y stay the core's origin, and its forward axis the core's x. Both conventions are tried, body (z up)
+    and optical (y down), since a frame_id does not always say which; each within MAX_TILT. Deterministic.
     """
     rng = np.random.default_rng(seed)
     sample = _thin(points.astype(np.float64), rng)
-    for up, forward in (((0.0, 0.0, 1.0), (1.0, 0.0, 0.0)), ((0.0, -1.0, 0.0), (0.0, 0.0, 1.0))):
-        plane = _floor_plane(sample, np.array(up), rng)
-        if plane is not None:
-            normal, height = plane
-            x = np.array(forward) - normal * (normal @ forward)
-            x /= np.linalg.norm(x)
-            T = np.eye(4)
-            T[:3, :3] = [x, np.cross(normal, x), normal]
-            T[2, 3] = height
-            return T
-    return None
+    if len(sample) < MIN_FLOOR_POINTS // 2:
+        return None
+    forward = np.array([1.0, 0.0, 0.0])
+    plane = _floor_plane(sample, np.array([0.0, 0.0, 1.0]), -0.3, rng)
+    # A camera sees only what is in front of it. Without that check, and the greater support asked for, the left wall of
+    # a corridor would pass for the floor of an optical frame.
+    if np.count_nonzero(sample[:, 2] > 0.0) > 0.99 * len(sample):
+        optical = _floor_plane(sample, np.array([0.0, -1.0, 0.0]), 0.05, rng)
+        if optical is not None and (plane is None or optical[2] > 2 * plane[2]):
+            plane, forward = optical, np.array([0.0, 0.0, 1.0])
+    if plane is None:
+        return None
+    normal, height, _ = plane
+    x = forward - normal * (normal @ forward)
+    x /= np.linalg.norm(x)
+    T = np.eye(4)
+    T[:3, :3] = [x, np.cross(normal, x), normal]
+    T[2, 3] = height
+    return T
 
 
-def _thin(points: Float64, rng: np.random.Generator, cell_m: float = 0.1, most: int = 4000) -> Float64:
+def _thin(points: Float64, rng: np.random.Generator, cell_m: float = 0.05, most: int = 4000) -> Float64:
     """At most ``most`` points, one per cell, so that what is near the sensor does not outvote the rest."""
     points = points[np.abs(points).max(axis=1) < 1e3]
-    if not len(points):
-        return points
     cells = np.floor(points / cell_m).astype(np.int64) + (1 << 20)
     _, first = np.unique((cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2], return_index=True)
     if len(first) > most:
@@ -329,15 +336,13 @@ def _thin(points: Float64, rng: np.random.Generator, cell_m: float = 0.1, most: 
 
 
 def _floor_plane(
-    points: Float64, up: Float64, rng: np.random.Generator, tries: int = 300
-) -> tuple[Float64, float] | None:
-    """(unit normal, height of the sensor above the plane) of the floor, by RANSAC and least squares; None if not seen.
+    points: Float64, up: Float64, min_height_m: float, rng: np.random.Generator, tries: int = 300
+) -> tuple[Float64, float, int] | None:
+    """(unit normal, height of the sensor above the plane, points on it) of the floor by RANSAC and least squares.
 
-    A floor is what nearly nothing lies under (a wall seen from inside has that too, hence the cone around ``up``), and
-    the sensor is not under it. A table seen without its floor passes: level all the same.
+    None if not seen. A floor is what nearly nothing lies under (a wall seen from inside has that too, hence the cone
+    around ``up``), and the sensor is above it. A table seen without its floor passes: level all the same.
     """
-    if len(points) < MIN_FLOOR_POINTS // 2:
-        return None
     tolerance = 0.03 + 0.01 * np.linalg.norm(points, axis=1)  # depth noise grows with range
     triples = rng.integers(0, len(points), (tries, 3))
     a, b, c = points[triples[:, 0]], points[triples[:, 1]], points[triples[:, 2]]
@@ -347,8 +352,8 @@ def _floor_plane(
     normals, a = normals[usable] / lengths[usable, None], a[usable]
     normals *= np.where(normals @ up < 0, -1.0, 1.0)[:, None]
     heights = -np.einsum("ij,ij->i", normals, a)
-    candidates = (normals @ up > np.cos(np.radians(50.0))) & (heights > -0.3)
-    best, best_count = None, max(50, len(points) // 20)
+    candidates = (normals @ up > np.cos(MAX_TILT)) & (heights > min_height_m)
+    best, best_count = None, max(50, len(points) // 10)
     for normal, height in zip(normals[candidates], heights[candidates], strict=True):
         count = _floor_support(points, normal, height, tolerance)
         if count > best_count:
@@ -363,8 +368,9 @@ def _floor_plane(
         normal = normal if normal @ up > 0 else -normal
         best = (normal, float(-normal @ centre))
     normal, height = best
-    good = normal @ up > np.cos(np.radians(50.0)) and _floor_support(points, normal, height, tolerance) > 0
-    return best if good else None
+    count = _floor_support(points, normal, height, tolerance)
+    good = count > 0 and normal @ up > np.cos(MAX_TILT) and height > min_height_m
+    return (normal, height, count) if good else None
 
 
 def _floor_support(points: Float64, normal: Float64, height: float, tolerance: Float64) -> int:

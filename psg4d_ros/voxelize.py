@@ -65,8 +65,10 @@ def voxelize(
     cell = scaled.floor()
     inside = (cell.abs() <= MAX_COORD).all(dim=1)  # False for NaN and Inf too
     truncated = not bool(inside.all())
-    rows = inside.nonzero()[:, 0]
-    scaled, cell = scaled[rows], cell[rows]
+    rows = torch.arange(len(cell), device=device)
+    if truncated:
+        rows = rows[inside]
+        scaled, cell = scaled[rows], cell[rows]
 
     keys, voxel_of_row, count = torch.unique(pack_keys(cell), sorted=True, return_inverse=True, return_counts=True)
     coords = unpack_keys(keys)
@@ -85,29 +87,23 @@ def voxelize(
     point_voxel[rows] = voxel_of_row
 
     def mean(values: Tensor) -> Tensor:
-        """Mean over each voxel's points of values in 0..1: float64[N, C] -> float64[V, C]."""
-        fixed = (values * _FIXED).round().long()
+        """Mean over each voxel's points: int[N, C] -> float64[V, C]."""
         total = torch.zeros((len(coords), values.shape[1]), dtype=torch.int64, device=device)
-        total.index_add_(0, voxel_of_row, fixed)
-        return total.double().div(_FIXED * count[:, None])
+        return total.index_add_(0, voxel_of_row, values.long()).double().div(count[:, None])
 
-    inner = mean(scaled - cell)
+    inner = mean(_fixed(scaled - cell)) / _FIXED
     centers = ((coords.double() + inner) * voxel_size_m).float()
-    color, has_color = mean(_colors(frame, rows)), frame.frame.colors is not None
-    intensity, has_intensity = mean(_intensity(frame, rows)), frame.frame.intensity is not None
-    one = torch.ones((len(coords), 1), dtype=torch.float64, device=device)
-    features = torch.cat(
-        [
-            inner - 0.5,
-            centers[:, 2:3].double(),
-            color,
-            one * has_color,
-            intensity,
-            one * has_intensity,
-            torch.log1p(count.double())[:, None],
-        ],
-        dim=1,
-    ).float()
+    features = torch.zeros((len(coords), len(FEATURE_NAMES)), dtype=torch.float32, device=device)
+    features[:, 0:3] = inner - 0.5
+    features[:, 3] = centers[:, 2]
+    if frame.frame.colors is not None:
+        features[:, 4:7] = mean(torch.from_numpy(frame.frame.colors).to(device)[rows]) / 255.0
+        features[:, 7] = 1.0
+    if frame.frame.intensity is not None:
+        intensity = torch.from_numpy(squash_intensity(frame.frame.intensity)).to(device)[rows, None]
+        features[:, 8:9] = mean(_fixed(intensity.double())) / _FIXED
+        features[:, 9] = 1.0
+    features[:, 10] = torch.log1p(count.double())
     return VoxelGrid(coords, features, centers, point_voxel, voxel_size_m, truncated)
 
 
@@ -127,13 +123,6 @@ def squash_intensity(intensity: Float32) -> Float32:
     return squashed
 
 
-def _colors(frame: AlignedFrame, rows: Tensor) -> Tensor:
-    if frame.frame.colors is None:
-        return torch.zeros((len(rows), 3), dtype=torch.float64, device=rows.device)
-    return torch.from_numpy(frame.frame.colors).to(rows.device)[rows].double() / 255.0
-
-
-def _intensity(frame: AlignedFrame, rows: Tensor) -> Tensor:
-    if frame.frame.intensity is None:
-        return torch.zeros((len(rows), 1), dtype=torch.float64, device=rows.device)
-    return torch.from_numpy(squash_intensity(frame.frame.intensity)).to(rows.device)[rows, None].double()
+def _fixed(values: Tensor) -> Tensor:
+    """float64 in 0..1 to fixed-point int64."""
+    return (values * _FIXED).round_().long()
