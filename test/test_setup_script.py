@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def refusal(command: list[str], cwd: Path, **variables: str) -> str:
         command, cwd=cwd, env={**os.environ, **variables}, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     assert answer.returncode != 0
-    lines = [line for line in answer.stderr.strip().splitlines() if not line.startswith("make: ***")]
+    lines = [line for line in answer.stderr.strip().splitlines() if not re.match(r"make(\[\d+\])?: ", line)]
     assert len(lines) == 1, answer.stderr
     assert lines[0].startswith("setup: ")
     assert not (cwd / ".venv").exists()
