@@ -8,8 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psg4d_ros.config import CoordinatesConfig, WindowConfig
+from psg4d_ros.runtime.rulebook import build_rulebook
 from psg4d_ros.structures import AlignedFrame, PointFrame, VoxelGrid
+from psg4d_ros.transforms import GravityAligner
 from psg4d_ros.voxelize import FEATURE_NAMES, MAX_COORD, squash_intensity, voxelize
+from psg4d_ros.window import SlidingWindow
 
 ZERO = np.zeros(3)
 COLUMN = {name: i for i, name in enumerate(FEATURE_NAMES)}
@@ -163,3 +167,16 @@ def test_gpu_and_cpu_agree_to_the_last_bit() -> None:
         here, there = voxelize(frame, ZERO, 0.05, most, "cpu"), voxelize(frame, ZERO, 0.05, most, "cuda")
         for name in ("coords", "features", "centers", "point_voxel"):
             assert torch.equal(getattr(here, name), getattr(there, name).cpu()), name
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_point_and_one_point_pass_from_the_cloud_to_the_tables(count: int) -> None:
+    cloud = PointFrame(np.full((count, 3), 1.5, np.float32), None, None, np.arange(count), 5, "lidar")
+    window = SlidingWindow(WindowConfig())
+    assert window.admit(cloud.stamp_ns).kept
+    result = window.push(GravityAligner(CoordinatesConfig()).align(cloud))
+    assert result is not None
+    grid = voxelize(result.newest, result.origin, 0.05, 100, "cpu")
+    levels = build_rulebook(grid.coords, 4).levels
+    assert [len(level.coords) for level in levels] == [count] * 4
+    assert torch.isfinite(grid.features).all() and (grid.features[:, COLUMN["height_m"]] == 0.0).all()
