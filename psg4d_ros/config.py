@@ -64,6 +64,7 @@ class InferenceConfig:
     backend: str = knob("auto", "what runs encoder and mask decoder", choices=("auto", "torch"))
     device: str = knob("auto", "auto, cpu, cuda or cuda:N")
     decoding: str = knob("score", "how the language model answers", choices=("score", "generate"))
+    free_words: bool = knob(False, "decoding generate: answer in free words instead of the vocabulary's")
     use_language_model: bool = knob(True, "false: masks and labels without the language model (status DEGRADED_NO_LLM)")
     relations: bool = knob(True, "run turn 2 (relations)")
     presence_threshold: float = knob(0.3, "least presence score of an instance", low=0.0, high=1.0)

@@ -178,10 +178,21 @@ def test_unsafe_words_are_refused_and_the_vocabulary_stays(make):
     assert pipeline.vocabulary == before
 
 
-def test_generate_answers_in_the_same_form_as_score(make, room):
-    graph = run(make(decoding="generate"), room, 2)[-1]
+def test_generate_answers_with_words_of_the_vocabulary(make, room):
+    pipeline = make(decoding="generate")
+    graph = run(pipeline, room, 2)[-1]
+    assert graph.objects
+    assert {o.label for o in graph.objects} <= set(pipeline.vocabulary.class_names)
+    assert {r.predicate for r in graph.relations} <= set(pipeline.vocabulary.predicates)
+    assert all(r.start_ns < r.end_ns for r in graph.relations)
+
+
+def test_generate_in_free_words_counts_what_is_no_answer_and_keeps_the_object(make, room):
+    pipeline = make(decoding="generate", free_words=True)
+    graph = run(pipeline, room, 2)[-1]
     assert graph.objects
     assert all(o.label for o in graph.objects)
+    assert sum(v for k, v in pipeline.counts.items() if k.startswith("lm_")) > 0, "a random model babbles"
 
 
 def test_warm_up_leaves_no_trace(make, room):

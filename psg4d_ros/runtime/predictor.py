@@ -15,6 +15,7 @@ from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.backends import make_backend
 from psg4d_ros.runtime.frame_cache import FrameCache
+from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.naming import name_instances, warm_phrases
 from psg4d_ros.runtime.panoptic import Segmentation, segment
 from psg4d_ros.runtime.relating import ask_pairs, measure_pairs, score_relations
@@ -51,6 +52,7 @@ class WindowPredictor:
         self.vocabulary: Vocabulary = model.vocabulary
         self.backend = make_backend(config.backend, model)
         self.cache = FrameCache(self.backend, model.config.encoder, config.max_voxels)
+        self.writer = Writer(model.language_model)
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
@@ -73,6 +75,8 @@ class WindowPredictor:
             segmentation = segment(output, frames, config)
         with clock.stage("name"):
             instances = name_instances(self.model, output, segmentation, turn1, vocabulary, config)
+            if turn1 is not None and config.decoding == "generate":
+                instances = self.writer.rename(instances, segmentation, turn1, vocabulary, config, self.counts)
         relations: tuple[RelationPrediction, ...] = ()
         if config.relations and len(instances) > 1:
             with clock.stage("turn2"):
@@ -81,7 +85,10 @@ class WindowPredictor:
                 if turn1 is not None:
                     t1 = turn1
                     turn2 = self._or_none(lambda: ask_pairs(self.model, output, segmentation, instances, t1, pairs))
-                relations = score_relations(self.model, instances, turn2, pairs, vocabulary, config)
+                if turn2 is not None and config.decoding == "generate":
+                    relations = self.writer.relate(turn2, pairs, vocabulary, config, self.counts)
+                else:
+                    relations = score_relations(self.model, instances, turn2, pairs, vocabulary, config)
         return self._finish(window, frames, segmentation, instances, relations, clock, without_llm=turn1 is None)
 
     def _or_none(self, step: Callable[[], T]) -> T | None:
