@@ -110,14 +110,15 @@ class Tracker:
         self._relations = RelationSpans(config)
         self._epoch: int | None = None
         self._tracks: dict[int, _Track] = {}
-        self._owners: dict[int, Int32] = {}  # stamp_ns of a frame -> int32[N] track id of each point, 0 = none
+        self._last_labels: dict[int, Int32] = {}  # stamp_ns of a frame -> int32[N] the last window's point_instance
+        self._last_ids = np.zeros(1, dtype=np.int32)  # int32[I + 1] track of the last window's instance i at i + 1
         self._next_id = 1
 
     def reset(self) -> None:
         """Forget all tracks and relations; ids begin at 1 again."""
         self._epoch = None
         self._tracks.clear()
-        self._owners.clear()
+        self._last_labels.clear()
         self._relations.clear()
         self._next_id = 1
 
@@ -140,7 +141,8 @@ class Tracker:
         for track_id in lost:
             del self._tracks[track_id]
         ids = np.array([0, *(i if i in self._tracks else 0 for i in instance_ids)], dtype=np.int32)
-        self._owners = {f.stamp_ns: ids[p] for f, p in zip(window.frames, prediction.point_instance, strict=True)}
+        self._last_labels = {f.stamp_ns: p for f, p in zip(window.frames, prediction.point_instance, strict=True)}
+        self._last_ids = ids
         self._relations.update(prediction, ids, self._tracks.keys())
         return self._graph(prediction, model_id, model_sha256)
 
@@ -191,16 +193,16 @@ class Tracker:
 
     def _mask_iou(self, prediction: WindowPrediction, tracks: list[_Track]) -> tuple[Float64, Int64, Int64]:
         """IoU float64[I, T] of instances and tracks over the points of shared frames, and the points each has there."""
-        column = {track.track_id: t + 1 for t, track in enumerate(tracks)}
-        shape = (len(prediction.instances) + 1, len(tracks) + 1)
-        both = np.zeros(shape, dtype=np.int64)
+        shape = (len(prediction.instances) + 1, len(self._last_ids))
+        counts = np.zeros(shape, dtype=np.int64)  # points by this window's instance and the last window's
         for frame, labels in zip(prediction.window.frames, prediction.point_instance, strict=True):
-            owners = self._owners.get(frame.stamp_ns)
-            if owners is None or len(owners) != len(labels):
-                continue
-            ids, inverse = np.unique(owners, return_inverse=True)
-            columns = np.array([column.get(int(i), 0) for i in ids], dtype=np.int64)[inverse]
-            both += np.bincount(labels * shape[1] + columns, minlength=both.size).reshape(shape)
+            last = self._last_labels.get(frame.stamp_ns)
+            if last is not None and len(last) == len(labels):
+                counts += np.bincount(labels * np.int64(shape[1]) + last, minlength=counts.size).reshape(shape)
+        column = {track.track_id: t + 1 for t, track in enumerate(tracks)}
+        both = np.zeros((shape[0], len(tracks) + 1), dtype=np.int64)
+        for j, track_id in enumerate(self._last_ids.tolist()):
+            both[:, column.get(track_id, 0)] += counts[:, j]
         instance_points, track_points = both.sum(axis=1)[1:], both.sum(axis=0)[1:]
         overlap = both[1:, 1:]
         union = instance_points[:, None] + track_points[None] - overlap
@@ -210,11 +212,11 @@ class Tracker:
 
     def _graph(self, prediction: WindowPrediction, model_id: str, model_sha256: str) -> SceneGraph:
         window = prediction.window
-        newest, owners = window.newest, self._owners[window.newest.stamp_ns]
-        tracks = sorted(self._tracks.values(), key=lambda track: track.track_id)
-        # Row of each point's track, 0 for none; ids grow for ever, so they are no table's index.
-        rows = np.searchsorted([t.track_id for t in tracks], owners) + (owners > 0)
+        newest, tracks = window.newest, list(self._tracks.values())  # in the order of their ids
+        row_of = {0: 0} | {track.track_id: t + 1 for t, track in enumerate(tracks)}
+        rows = np.array([row_of[i] for i in self._last_ids.tolist()])[prediction.point_instance[-1]]
         counts = np.bincount(rows, minlength=len(tracks) + 1)[1:]
+        orientation = Rotation.from_matrix(newest.T_graph_core[:3, :3]).as_quat()
         return SceneGraph(
             stamp_ns=newest.stamp_ns,
             frame_id=newest.graph_frame_id,
@@ -228,7 +230,8 @@ class Tracker:
             status=prediction.status,
             status_text=prediction.status_text,
             objects=tuple(
-                _scene_object(t, newest.T_graph_core, int(n), window) for t, n in zip(tracks, counts, strict=True)
+                _scene_object(t, newest.T_graph_core, orientation, int(n), window)
+                for t, n in zip(tracks, counts, strict=True)
             ),
             relations=self._relations.current(),
             cloud=_labelled_cloud(newest, rows, tracks),
@@ -248,6 +251,7 @@ def _measure(prediction: WindowPrediction) -> list[_Segment | None]:
             centers[:, f, axis] = total / np.maximum(number, 1)
         points[:, f] = number
     seconds = np.array([(f.stamp_ns - frames[-1].stamp_ns) / NS_PER_S for f in frames])
+    grouped: dict[int, tuple[Int64, Int64]] = {}  # frame -> its points in order of instance, and where each begins
     segments: list[_Segment | None] = []
     for i in range(count):
         at = np.flatnonzero(points[i])
@@ -255,7 +259,12 @@ def _measure(prediction: WindowPrediction) -> list[_Segment | None]:
             segments.append(None)
             continue
         first, last = int(at[0]), int(at[-1])
-        mine = frames[last].points[prediction.point_instance[last] == i + 1].astype(np.float64)
+        if last not in grouped:
+            labels = prediction.point_instance[last]
+            order = np.argsort(labels, kind="stable")
+            grouped[last] = order, np.searchsorted(labels[order], np.arange(1, count + 2))
+        order, begin = grouped[last]
+        mine = frames[last].points[order[begin[i] : begin[i + 1]]].astype(np.float64)
         box = np.percentile(mine, (1.0, 99.0), axis=0)  # a stray point must not stretch it
         velocity = _slope(seconds[at], centers[i, at]) if at.size >= 2 else None
         segments.append(
@@ -319,7 +328,9 @@ def _box_iou(a: Float64, b: Float64) -> Float64:
     return iou
 
 
-def _scene_object(track: _Track, T_graph_core: Float64, num_points: int, window: Window) -> SceneObject:
+def _scene_object(
+    track: _Track, T_graph_core: Float64, orientation: Float64, num_points: int, window: Window
+) -> SceneObject:
     low, high = track.box
     R = T_graph_core[:3, :3]
     # A velocity from before the window says nothing of now.
@@ -335,7 +346,7 @@ def _scene_object(track: _Track, T_graph_core: Float64, num_points: int, window:
         attributes=tuple(sorted(a for a, v in track.attributes.items() if v >= 0.5)),
         alternatives=tuple(LabelScore(name, -probability) for probability, name in others[: track.num_alternatives]),
         position=R @ ((low + high) / 2) + T_graph_core[:3, 3],
-        orientation=Rotation.from_matrix(R).as_quat(),
+        orientation=orientation,
         size=np.maximum(high - low, MIN_EXTENT_M),
         velocity=R @ track.velocity if moving and track.velocity is not None else None,
         first_seen_ns=track.first_ns,
