@@ -28,6 +28,7 @@ from .structures import (
     Window,
     WindowPrediction,
 )
+from .transforms import transform_points
 
 NS_PER_S = 1_000_000_000
 # A new window's say in a track's label and attributes; the rest is what was said before.
@@ -360,8 +361,7 @@ def _labelled_cloud(frame: AlignedFrame, rows: Int64, tracks: list[_Track]) -> L
     if np.allclose(frame.T_graph_core @ frame.T_core_sensor, np.eye(4), rtol=0.0, atol=1e-9):
         points = frame.frame.points  # the graph is in the sensor's frame: give back what came in, to the bit
     else:
-        moved = frame.points.astype(np.float64) @ frame.T_graph_core[:3, :3].T + frame.T_graph_core[:3, 3]
-        points = moved.astype(np.float32)
+        points = transform_points(frame.T_graph_core, frame.points)
     return LabelledCloud(
         points=points,
         track_id=np.array([0, *(t.track_id for t in tracks)], dtype=np.uint32)[rows],
