@@ -86,20 +86,19 @@ def _gpu() -> Item:
 def _ros() -> list[Item]:
     source = "source your ROS 2 distribution's setup.bash, or run `make test` in the checkout for the PyPI wheels"
     rclpy = importlib.util.find_spec("rclpy") is not None
-    where = os.environ.get("ROS_DISTRO", "wheels or an unsourced environment")
-    items = [Item("rclpy", rclpy, where if rclpy else "not importable", source, optional=True)]
+    distribution = os.environ.get("ROS_DISTRO", "importable, ROS_DISTRO is not set (as with PyPI wheels)")
+    items = [Item("rclpy", rclpy, distribution if rclpy else "not importable", source, optional=True)]
     interfaces = importlib.util.find_spec("psg4d_ros.msg") is not None
     remedy = "build the package: `colcon build --packages-select psg4d_ros`, then source install/setup.bash"
     items.append(Item("psg4d_ros messages", interfaces, "built" if interfaces else "not built", remedy, optional=True))
-    for module, use in (
-        ("launch_ros", "ros2 launch"),
-        ("tf2_ros", "live TF lookups"),
-        ("tf2_msgs", "TF from topics and bags"),
-        ("sensor_msgs_py", "a second opinion in the tests"),
+    for module, without in (
+        ("launch_ros", "no `ros2 launch`; the node starts by `ros2 run` or `python -m psg4d_ros.ros.node`"),
+        ("tf2_ros", "no tf2 buffer; the node's own takes its place"),
+        ("tf2_msgs", "no live TF: set coordinates.T_gravity_sensor, or leave target_frame empty"),
     ):
         present = importlib.util.find_spec(module) is not None
-        remedy = f"apt install ros-$ROS_DISTRO-{module.replace('_', '-')} (for {use})"
-        items.append(Item(module, present, "installed" if present else f"absent: no {use}", remedy, optional=True))
+        remedy = f"apt install ros-$ROS_DISTRO-{module.replace('_', '-')}"
+        items.append(Item(module, present, "installed" if present else without, remedy, optional=True))
     profile = os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE", "")
     shipped = share_directory() / "config" / "fastdds.xml"
     items.append(
