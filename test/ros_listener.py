@@ -81,8 +81,9 @@ def tell(topic: str, summary: Any) -> None:
     if topic == "scene_graph":
         print(f"graph {summary['stamp']}", flush=True)  # noqa: T201
     for name, status in summary.items() if topic == "/diagnostics" else ():
-        if name.endswith("input") and "clouds_received" in status:
-            print(f"received {status['clouds_received']}", flush=True)  # noqa: T201
+        if name.endswith("inference") and "windows_due" in status:
+            served = int(status["windows_processed"]) + int(status["windows_replaced"])
+            print(f"served {served} of {status['windows_due']}", flush=True)  # noqa: T201
 
 
 def main() -> None:

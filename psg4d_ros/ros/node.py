@@ -24,9 +24,6 @@ NODE_NAME = "perception"
 # An inference under way may finish, but a process that was told to end must not outlive the patience of ros2 launch,
 # which sends SIGTERM after 5 s.
 EXIT_PATIENCE_S = 3.0
-# Python lets a thread keep the interpreter for 5 ms by default. A callback gives it away at each numpy call, so it
-# could wait for the worker's Python code several times over.
-SWITCH_INTERVAL_S = 0.0005
 
 
 class PerceptionNode(LifecycleNode):
@@ -150,7 +147,6 @@ class RosLogHandler(logging.Handler):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to end. Exit status: 0 on SIGINT and SIGTERM, 1 when it could not start."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     nodes: list[PerceptionNode] = []
 
     def body() -> int:

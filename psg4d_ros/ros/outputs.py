@@ -33,7 +33,8 @@ class RclpyTypes:
             return values.tolist()  # bool[] is a list in rclpy
         code = {"u1": "B", "i1": "b", "u2": "H", "i2": "h", "u4": "I", "i4": "i", "f4": "f", "f8": "d"}
         out: array.array[Any] = array.array(code[values.dtype.str[1:]])
-        out.frombytes(np.ascontiguousarray(values).tobytes())
+        if values.size:
+            out.frombytes(np.ascontiguousarray(values).data.cast("B"))
         return out
 
 
