@@ -36,6 +36,11 @@ class Branches:
     visible: Tensor
     positions: Tensor
 
+    def select(self, rows: Tensor) -> Branches:
+        """Some of the branches, int64[m], in that order; the cache is shared."""
+        rows = rows.to(self.hidden.device)
+        return Branches(self.hidden[rows], self.cache, self.visible[rows], self.positions[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Turn1:
@@ -200,7 +205,7 @@ class SceneChain(nn.Module):
         motion: Tensor | None = None,
         slot_states: Tensor | None = None,
     ) -> Turn2:
-        """Read the list of objects and ask for R pairs, in one pass. Arguments as in PairQuestion; turn1 stays as is."""
+        """Read the list of objects and ask for R pairs, in one pass; turn1 stays as it is. Arguments: PairQuestion."""
         return self.turn2_packed(turn1, [PairQuestion(objects, pairs, geometry, motion, slot_states)])
 
     def turn2_packed(self, turn1: Turn1, questions: Sequence[PairQuestion]) -> Turn2:

@@ -77,7 +77,7 @@ class LanguageModel(nn.Module):
         if adapter_rank > 0:
             self._add_adapters(adapter_rank)
         table = self.base.get_input_embeddings().weight
-        self.hidden_size = int(table.shape[1])
+        self.vocabulary_size, self.hidden_size = (int(n) for n in table.shape)
         self.context_length = int(self.base.config.max_position_embeddings)
         self.token_rms = float(table.detach().float().square().mean().sqrt())
         self.end_id = int(tokenizer.eos_token_id)
