@@ -115,7 +115,7 @@ def run(command: "list[str]", what: str, shown: "tuple[str, ...]" = ()) -> None:
                 if "error" in line.lower() or not last:
                     last = line.strip() or last
                 if any(word in line for word in shown):
-                    say("  " + line.strip()[:100])
+                    say("  " + line.strip()[:120])
         except BaseException:
             process.terminate()
             process.wait()
