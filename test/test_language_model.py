@@ -239,6 +239,17 @@ def test_a_cache_that_cannot_be_written_costs_time_but_works(fake_source, tmp_pa
     assert not folder.exists(), "the temporary folder must not stay behind"
 
 
+def test_no_room_anywhere_is_a_checkpoint_error(fake_source, tmp_path, monkeypatch):
+    def full(source, sha256, folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(base_weights, "_convert", full)
+    full_disk = pytest.raises(CheckpointError, match="No space left")
+    with full_disk, base_weights.converted(fake_source, "a" * 64, tmp_path / "cache"):
+        pass
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+
+
 def test_the_conversion_of_a_file_that_is_no_gguf_is_a_checkpoint_error(tmp_path):
     source = tmp_path / "model.gguf"
     source.write_bytes(b"GGUF" + b"\0" * 100)

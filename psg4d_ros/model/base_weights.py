@@ -111,7 +111,10 @@ def converted(source: Path, sha256: str, cache: Path | None = None) -> Iterator[
     except OSError as error:
         log.warning("cannot keep the converted language model in %s (%s); converting for this run only", root, error)
         with tempfile.TemporaryDirectory(prefix="psg4d_lm_") as scratch:
-            _convert(source, sha256, Path(scratch))
+            try:
+                _convert(source, sha256, Path(scratch))
+            except OSError as second:
+                raise CheckpointError(f"{source} cannot be converted: {second}; free space or fix access") from second
             yield Path(scratch)
         return
     yield folder
