@@ -11,13 +11,15 @@ import pytest
 # Wrong types in ROS messages show at once, in every process the tests start.
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+# As the command line and the node do: torch's threads sleep while they wait (psg4d_ros/threads.py).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Nothing may reach for a model hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
-    """A complete checkpoint whose parts are a few channels wide, with a random language model of the real one's class."""
+    """A complete checkpoint, a few channels wide, with a random language model of the real one's class."""
     import torch
 
     from psg4d_ros.checkpoint import save_checkpoint

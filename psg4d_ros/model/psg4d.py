@@ -1,7 +1,7 @@
 """The 4D-LLM as one module: sparse encoder -> aggregator -> projector -> language model -> mask decoder -> relations.
 
-Source: "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR 2025), section 4; how this
-implementation differs is in docs/design.md.
+Source: "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR 2025); how this implementation
+differs is in docs/design.md.
 """
 
 from __future__ import annotations
