@@ -39,14 +39,14 @@ test: setup
 	@$(RUN) $(VENV)/bin/python -m pytest $(TESTS) $(ARGS)
 
 lint: setup
-	$(RUN) $(VENV)/bin/ruff check .
-	$(RUN) $(VENV)/bin/ruff format --check .
-	$(RUN) $(VENV)/bin/mypy
-	$(RUN) $(VENV)/bin/lint-imports
+	@echo "ruff check" && $(RUN) $(VENV)/bin/ruff check .
+	@echo "ruff format --check" && $(RUN) $(VENV)/bin/ruff format --check .
+	@echo "mypy" && $(RUN) $(VENV)/bin/mypy
+	@echo "lint-imports" && $(RUN) $(VENV)/bin/lint-imports
 
 format: setup
-	$(RUN) $(VENV)/bin/ruff check --fix .
-	$(RUN) $(VENV)/bin/ruff format .
+	@$(RUN) $(VENV)/bin/ruff check --fix .
+	@$(RUN) $(VENV)/bin/ruff format .
 
 # Conditions that hold wherever the lock is used say nothing.
 LOCK_MARKERS = s/ and platform_machine == 'x86_64' and sys_platform == 'linux'//; s/ (;|and) python_full_version < '3.13'$$//
