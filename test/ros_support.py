@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,12 +20,25 @@ import numpy as np
 ENVIRONMENT = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_PYTHON_CHECK_FIELDS": "1"}
 os.environ.update(ENVIRONMENT)
 
-_domains = itertools.count(os.getpid() * 13)
+_domains = itertools.count(os.getpid())
+_locks: list[IO[str]] = []
 
 
 def own_domain() -> int:
-    """A ROS domain that no other test of this run uses (1 to 100: ports above clash with the system's)."""
-    return 1 + next(_domains) % 100
+    """A ROS domain that no other test uses, not even one of another run on this machine (1 to 100 are free to use)."""
+    for _ in range(200):
+        domain = 1 + next(_domains) % 100
+        lock = (Path(tempfile.gettempdir()) / f"ros_domain_{domain}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        _locks.append(lock)  # held until this process ends
+        while len(_locks) > 20:
+            _locks.pop(0).close()
+        return domain
+    raise AssertionError("all ROS domains are taken by other test runs")
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +71,16 @@ def test_large_best_effort_clouds_without_a_profile_name_the_one_we_ship(
         status = probe.status("input", lambda s: "shared memory" in s.message)
         assert status.level == DiagnosticStatus.WARN
         assert "config/fastdds.xml" in status.message
+
+
+def test_clouds_that_the_middleware_lost_are_counted_as_dropped(tiny_checkpoint: Path) -> None:
+    with running(tiny_checkpoint) as (node, probe):
+        # Fast DDS reports this by an event; real losses need a full shared-memory segment of another process.
+        node.session._subscription._on_lost(SimpleNamespace(total_count_change=3))
+        status = probe.status("input", lambda s: count(s, "messages_lost") == 3)
+        assert status.level == DiagnosticStatus.WARN
+        assert "lost 3 clouds" in status.message and "fastdds.xml" in status.message
+        assert count(status, "frames_dropped") == 3
 
 
 def test_another_message_type_on_the_cloud_topic_is_told(tiny_checkpoint: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
 SAFE_BYTES = 500_000
 # How long publishers may be known without a cloud before that is worth a warning.
 SILENCE_S = 5.0
+# A loss keeps the warning up for this long.
+RECENT_LOSS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class CloudSubscription:
         prefix = f"qos_overrides.{self._topic}.subscription."
         self._overridden = f"{prefix}reliability" in node._parameter_overrides
         self._incompatible = ""
+        self._lost_at = -RECENT_LOSS_S
         # Events come in while their subscription is being waited on; it is opened anew outside of them.
         self._review_soon = node.create_guard_condition(self.review)
 
@@ -127,8 +131,8 @@ class CloudSubscription:
 
     def _loss(self, asked: ReliabilityPolicy, publishers: int) -> str:
         """What is being lost, or is about to be, on a match that works in principle."""
-        lost = self._health.counts().get("messages_lost", 0)
-        if lost:
+        if time.monotonic() - self._lost_at < RECENT_LOSS_S:
+            lost = self._health.counts()["messages_lost"]
             return f"the middleware lost {lost} clouds on the way; {profile_advice()}"
         age = self._health.input_age_s()
         fast_dds = "fastrtps" in get_rmw_implementation_identifier() and not profile_loaded()
@@ -186,6 +190,7 @@ class CloudSubscription:
 
     def _on_lost(self, info: Any) -> None:
         self._health.count("messages_lost", int(info.total_count_change))
+        self._lost_at = time.monotonic()
 
     def _infos(self) -> list[Any]:
         return list(self._node.get_publishers_info_by_topic(self._topic))

@@ -45,6 +45,7 @@ class Session:
     def __init__(self, node: Any, config: NodeConfig, steady_clock: Any) -> None:
         self._node = node
         self._closing = False
+        self._problem = ""
         self.health = Health()
         self.latest: SceneGraph | None = None
         self.checkpoint = Path(config.checkpoint) if config.checkpoint else default_checkpoint()
@@ -124,6 +125,10 @@ class Session:
         if active:
             self._subscription.review()
         match = self._subscription.match() if active else None
+        problem = match.problem if match else ""
+        if problem and not self._problem:
+            self._node.get_logger().warning(problem)
+        self._problem = problem
         name = self._node.get_fully_qualified_name().lstrip("/")
         return self._diagnostics.report(name, state, match, self._intake.waiting, self.latest)
 
