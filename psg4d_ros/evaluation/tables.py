@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from psg4d_ros.evaluation.replay import ReplayResult
-from psg4d_ros.structures import GraphStatus, SceneGraph
+from psg4d_ros.structures import GraphStatus, Relation, SceneGraph
+
+if TYPE_CHECKING:
+    from psg4d_ros.evaluation.replay import ReplayResult
 
 MAX_ROWS = 12
 
@@ -28,15 +32,20 @@ def graph_table(graph: SceneGraph) -> str:
         )
     lines += _more(len(graph.objects))
     label = {o.track_id: f"{o.label} {o.track_id}" for o in graph.objects}
-    for r in sorted(graph.relations, key=lambda r: -r.score)[:MAX_ROWS]:
-        since = (r.start_ns - graph.stamp_ns) * 1e-9
-        until = "now" if r.ongoing else f"{(r.end_ns - graph.stamp_ns) * 1e-9:+.2f} s"
+    for r in sorted(graph.relations, key=lambda r: (not r.ongoing, -r.score))[:MAX_ROWS]:
         triplet = f"{label[r.subject_id]} -- {r.predicate} --> {label[r.object_id]}"
-        lines.append(f"  {triplet}  ({since:+.2f} s to {until}, {r.score:.2f})")
+        lines.append(f"  {triplet}  ({_span(r, graph.stamp_ns)}, {r.score:.2f})")
     lines += _more(len(graph.relations))
     if not graph.relations:
         lines.append("  no relations")
     return "\n".join(lines)
+
+
+def _span(relation: Relation, now_ns: int) -> str:
+    start, end = (f"{(t - now_ns) * 1e-9:+.2f} s" for t in (relation.start_ns, relation.end_ns))
+    if relation.ongoing:
+        return f"since {start}" if relation.start_ns < now_ns else "since now"
+    return f"at {start}" if start == end else f"{start} to {end}"
 
 
 def _more(total: int) -> list[str]:
