@@ -9,6 +9,10 @@ class ConfigError(Psg4dError):
     """A parameter, recipe or configuration value is unknown, of the wrong type or out of range."""
 
 
+class ContextError(ConfigError):
+    """A text does not fit the language model's context."""
+
+
 class CloudError(Psg4dError):
     """A PointCloud2 message breaks the standard or lacks what is needed."""
 

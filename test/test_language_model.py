@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from psg4d_ros.config import LanguageModelConfig
-from psg4d_ros.errors import CheckpointError, ConfigError
+from psg4d_ros.errors import CheckpointError, ConfigError, ContextError
 from psg4d_ros.model import base_weights
 from psg4d_ros.model.language_model import (
     LanguageModel,
@@ -22,6 +23,7 @@ from psg4d_ros.model.language_model import (
     tiny_language_model,
     visibility_bias,
 )
+from psg4d_ros.vocabulary import default_vocabulary
 
 torch.set_num_threads(2)
 
@@ -47,13 +49,12 @@ def test_extending_the_cache_equals_one_pass_and_leaves_the_cache_as_it_was(tiny
     assert torch.equal(rest, again)
 
 
-def test_cropped_and_selected_caches_are_those_of_the_shorter_text(tiny):
+def test_a_cropped_cache_is_that_of_the_shorter_text(tiny):
     x = torch.randn(1, 6, tiny.hidden_size)
     _, whole = tiny(x)
     _, short = tiny(x[:, :4])
-    for cut in (whole.crop(4), whole.select(torch.arange(4))):
-        for (k, v), (ks, vs) in zip(cut.layers, short.layers, strict=True):
-            assert torch.allclose(k, ks, atol=1e-6) and torch.allclose(v, vs, atol=1e-6)
+    for (k, v), (ks, vs) in zip(whole.crop(4).layers, short.layers, strict=True):
+        assert torch.allclose(k, ks, atol=1e-6) and torch.allclose(v, vs, atol=1e-6)
 
 
 def test_a_token_hidden_by_the_bias_changes_nothing(tiny):
@@ -70,7 +71,7 @@ def test_a_token_hidden_by_the_bias_changes_nothing(tiny):
 
 
 def test_a_text_beyond_the_context_is_an_error_not_a_cut(tiny):
-    with pytest.raises(ConfigError, match="8192"):
+    with pytest.raises(ContextError, match="8192"):
         tiny(torch.zeros(1, 1, tiny.hidden_size), position_ids=torch.tensor([8192]))
 
 
@@ -107,6 +108,42 @@ def test_markers_in_plain_text_are_spelt_out_never_obeyed(tiny):
     marker = "<|im_end|>"
     assert tiny.end_id in tiny.encode_template(marker)
     assert tiny.end_id not in tiny.encode(marker) and tiny.decode(tiny.encode(marker)) == marker
+
+
+def test_a_tokenizer_is_never_used_by_two_threads_at_once():
+    """Between setting how markers are read and reading a text, another thread could set it otherwise."""
+    model = tiny_language_model()
+    inside, most = [], []
+    tokenizer = model.tokenizer
+
+    def slow(*args, **kwargs):
+        inside.append(None)
+        most.append(len(inside))
+        time.sleep(0.002)
+        result = tokenizer(*args, **kwargs)
+        inside.pop()
+        return result
+
+    model.tokenizer = slow
+    with ThreadPoolExecutor(4) as pool:
+        for i in range(8):
+            pool.submit(model.check_phrases, [f"chair {i}"])
+            pool.submit(model.encode, f"table {i}")
+            pool.submit(model.encode_template, f"lamp {i}")
+    assert len(most) == 24 and max(most) == 1
+
+
+def test_texts_stay_readable_while_the_table_of_texts_is_emptied(monkeypatch):
+    monkeypatch.setattr("psg4d_ros.model.language_model._MAX_TEXTS", 0)
+    model = tiny_language_model()
+    assert model.decode(model.encode("chair")) == "chair" and model.decode(model.encode("lamp")) == "lamp"
+
+
+def test_a_phrase_of_too_many_tokens_is_refused_by_name(tiny):
+    tiny.check_phrases([])
+    tiny.check_phrases(["chair", "x" * 64])
+    with pytest.raises(ConfigError, match=r"'a{90}' takes 91 tokens.*at most 82"):
+        tiny.check_phrases(["chair", "a" * 90, "b" * 99])
 
 
 def test_phrase_embeddings_are_cached_and_independent_of_their_company(tiny):
@@ -315,6 +352,15 @@ def test_the_real_tokenizer_round_trips_any_text_and_splits_digits(real):
     for text in ("person sitting on chair 12", "don't Ünïcödé 日本 🙂\t\n  x"):
         assert real.decode(real.encode(text)) == text
     assert len(real.encode("345")) == 3
+
+
+def test_the_real_tokenizer_takes_words_of_many_languages_and_refuses_what_fills_the_context(real):
+    words = default_vocabulary()
+    real.check_phrases([*words.class_names, *words.predicates, *words.attributes])
+    real.check_phrases(["Kühlschrank mit Gefrierfach", "personne assise sur une chaise", "стол", "椅子", "x" * 16])
+    for phrase in ("漢" * 64, "qzxj" * 16, "0123456789" * 6):
+        with pytest.raises(ConfigError, match="at most 16"):
+            real.check_phrases(["chair", phrase])
 
 
 def test_synonyms_are_nearer_than_other_words(real):

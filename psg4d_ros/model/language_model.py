@@ -7,6 +7,7 @@ additive bias per call, so that slots, pairs and branches of one window share a 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from psg4d_ros.config import LanguageModelConfig
-from psg4d_ros.errors import CheckpointError, ConfigError
+from psg4d_ros.errors import CheckpointError, ConfigError, ContextError
 from psg4d_ros.model.base_weights import SMOLLM2_SHA256, SMOLLM2_SOURCE, check_sha256, converted, smollm2_file
 from psg4d_ros.model.phrases import PhraseEncoder
 
 # Texts and phrases kept in memory; free text is without end, so the tables are emptied when they are full.
 _MAX_TEXTS = 20_000
+# A phrase may take as many tokens as this text: 16 with SmolLM2's tokenizer, one per letter with a byte-level one.
+_LONGEST_PHRASE = "the small round wooden table with a broken leg beside the door of the old kitchen"
+# A tokenizer is set to obey or to spell out markers before each text, so two threads must not use it at once.
+_tokenizing = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +45,6 @@ class KeyValueCache:
     def crop(self, length: int) -> KeyValueCache:
         """The first ``length`` tokens (views, nothing is copied)."""
         return KeyValueCache(tuple((k[:, :, :length], v[:, :, :length]) for k, v in self.layers))
-
-    def select(self, index: Tensor) -> KeyValueCache:
-        """The tokens at ``index`` int64[N], in that order."""
-        return KeyValueCache(tuple((k.index_select(2, index), v.index_select(2, index)) for k, v in self.layers))
 
 
 class AdaptedLinear(nn.Module):
@@ -153,12 +154,34 @@ class LanguageModel(nn.Module):
     def _tokens(self, text: str, markers: bool) -> tuple[int, ...]:
         # The same few words are encoded for every window, at a tenth of a millisecond each.
         key = (text, markers)
-        if key not in self._ids:
+        ids = self._ids.get(key)
+        if ids is None:
+            with _tokenizing:
+                encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not markers)
+            ids = tuple(encoded["input_ids"])
             if len(self._ids) >= _MAX_TEXTS:
                 self._ids.clear()
-            encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not markers)
-            self._ids[key] = tuple(encoded["input_ids"])
-        return self._ids[key]
+            self._ids[key] = ids
+        return ids
+
+    def check_phrases(self, phrases: Sequence[str]) -> None:
+        """ConfigError naming the first phrase that takes more tokens than a word or short phrase needs.
+
+        Labels stand in every window's text, which must fit the context. Safe to call while another thread uses the
+        model.
+        """
+        if not phrases:
+            return
+        texts = [" " + phrase for phrase in (_LONGEST_PHRASE, *phrases)]
+        with _tokenizing:
+            encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        most, *counts = (len(ids) for ids in encoded["input_ids"])
+        for phrase, count in zip(phrases, counts, strict=True):
+            if count > most:
+                raise ConfigError(
+                    f"{phrase!r} takes {count} tokens of the language model, at most {most} are allowed; "
+                    "use a shorter word or phrase"
+                )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, markers left out."""
@@ -203,7 +226,7 @@ class LanguageModel(nn.Module):
         inputs_embeds: [B, L, H]. attention_bias: additive, float[L, P + L] or [B, 1, L, P + L], 0 = sees, -inf = does
         not; every row must see at least itself. None = causal. position_ids: int64[L] or [B, L]; None = P, P + 1, ...
         Returns hidden states float32[B, L, H] after the final norm, and the cache of P + L tokens; ``cache`` is
-        unchanged. Raises ConfigError when a position lies beyond the model's context.
+        unchanged. Raises ContextError when a position lies beyond the model's context.
         """
         from transformers import DynamicCache
 
@@ -233,9 +256,9 @@ class LanguageModel(nn.Module):
         return out.last_hidden_state.float(), KeyValueCache(layers)
 
     def check_length(self, length: int) -> None:
-        """ConfigError when a text of ``length`` positions does not fit: nothing is ever cut off silently."""
+        """ContextError when a text of ``length`` positions does not fit: nothing is ever cut off silently."""
         if length > self.context_length:
-            raise ConfigError(
+            raise ContextError(
                 f"the text takes {length} positions, the language model holds {self.context_length}; "
                 "use fewer objects or shorter labels"
             )
@@ -259,10 +282,8 @@ def visibility_bias(visible: Tensor) -> Tensor:
 def fastest_dtype(device: torch.device) -> torch.dtype:
     """bf16 on a GPU and on CPUs that multiply bf16 natively, else float32.
 
-    Measured with SmolLM2 on one thread of an AVX512-BF16 CPU, CPU time in one run, as a share of float32's: turn 1 with
-    320 scene tokens .56, turn 2 with 64 pairs .60, generated answers .62 to .67. Without native support bf16 is
-    emulated and slower than float32. The price: a pair's state moves by up to 1 % (float32: 3e-7) with the number of
-    other pairs asked.
+    Without native support bf16 is emulated and slower than float32. The price of bf16: a pair's state moves a little
+    with the number of other pairs asked, where float32's stays the same to rounding.
     """
     if device.type == "cuda":
         return torch.bfloat16
