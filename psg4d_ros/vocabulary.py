@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,8 @@ class Vocabulary:
     """Object classes, predicates and attributes, each in a fixed order.
 
     class_ids, predicate_ids: the id of each entry in the checkpoint's vocabulary, -1 for words added at run time; empty
-    (the default): the entries are the checkpoint's own and their positions are their ids. Raises ConfigError for
-    duplicate or unsafe words and for an empty list of classes.
+    (the default): the entries are the checkpoint's own and their positions are their ids. checkpoint: that vocabulary,
+    where it is not this one. Raises ConfigError for duplicate or unsafe words and for an empty list of classes.
     """
 
     classes: tuple[ObjectClass, ...]
@@ -79,7 +79,11 @@ class Vocabulary:
     attributes: tuple[str, ...] = ()
     class_ids: tuple[int, ...] = ()
     predicate_ids: tuple[int, ...] = ()
+    checkpoint: Vocabulary | None = field(default=None, repr=False, compare=False)
+    # Casefolded word -> what stands for it; looked up for every object and relation of every window.
     _names: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _classes: dict[str, tuple[ObjectClass, int]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _predicates: dict[str, tuple[str, int]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "predicates", tuple(sanitize_phrase(p) for p in self.predicates))
@@ -105,9 +109,12 @@ class Vocabulary:
             if given and len(given) != len(names):
                 raise ConfigError(f"{ids} has {len(given)} entries for {len(names)} words")
             object.__setattr__(self, ids, tuple(given) or tuple(range(len(names))))
+        for entry, index in zip(self.classes, self.class_ids, strict=True):
+            self._classes[entry.name.casefold()] = entry, index
+        for predicate, index in zip(self.predicates, self.predicate_ids, strict=True):
+            self._predicates[predicate.casefold()] = predicate, index
         # Names win over synonyms, and the first class that claims a synonym keeps it.
-        for name in self.class_names:
-            self._names[name.casefold()] = name
+        self._names.update((folded, entry.name) for folded, (entry, _) in self._classes.items())
         for entry in self.classes:
             for synonym in entry.synonyms:
                 self._names.setdefault(synonym.casefold(), entry.name)
@@ -128,20 +135,22 @@ class Vocabulary:
     def canonical_predicate(self, predicate: str) -> str:
         """The vocabulary's spelling of a predicate, regardless of letter case; an unknown one is returned as is."""
         phrase = " ".join(predicate.split())
-        return next((p for p in self.predicates if p.casefold() == phrase.casefold()), phrase)
+        return self._predicates.get(phrase.casefold(), (phrase, -1))[0]
 
     def class_id(self, name: str) -> int:
         """Index of a class in the checkpoint's vocabulary; -1 for free text and for words added at run time."""
-        return _id(self.canonical(name), self.class_names, self.class_ids)
+        known = self._classes.get(self.canonical(name).casefold())
+        return -1 if known is None else known[1]
 
     def predicate_id(self, name: str) -> int:
         """Index of a predicate in the checkpoint's vocabulary; -1 for free text and for words added at run time."""
-        return _id(self.canonical_predicate(name), self.predicates, self.predicate_ids)
+        known = self._predicates.get(self.canonical_predicate(name).casefold())
+        return -1 if known is None else known[1]
 
     def is_thing(self, name: str) -> bool:
         """Whether a label names a thing; a label outside the vocabulary counts as one."""
-        known = self.canonical(name)
-        return next((c.is_thing for c in self.classes if c.name == known), True)
+        known = self._classes.get(self.canonical(name).casefold())
+        return known is None or known[0].is_thing
 
     def with_words(
         self, class_names: Sequence[str] = (), predicate_names: Sequence[str] = (), replace: bool = False
@@ -149,27 +158,31 @@ class Vocabulary:
         """This vocabulary with words added, or with ``replace`` only the given ones; an empty list leaves its part as
         is.
 
-        Words known already, also as a synonym, keep their entry and id; new ones are things with id -1 (countable is
-        the safer guess for a word asked for by name). Raises ConfigError for an unsafe word.
+        A class or predicate of the checkpoint given by its name keeps its entry and id, also after it was left out for
+        a while. Any other word is new: a thing (the safer guess for a word asked for by name) with id -1. A synonym
+        adds nothing to the class that has it; but with ``replace`` it is a class of its own, so that every word asked
+        for is answered with that word. Raises ConfigError for too many or unsafe words.
         """
-        entries = {c.name: (c, i) for c, i in zip(self.classes, self.class_ids, strict=True)}
-        wanted: dict[str, tuple[ObjectClass, int]] = {} if replace and class_names else dict(entries)
+        for what, words in (("class", class_names), ("predicate", predicate_names)):
+            if len(words) > MAX_PHRASES:
+                raise ConfigError(f"{len(words)} words of kind {what} are given, at most {MAX_PHRASES} are allowed")
+        origin = self.checkpoint or self
+        classes = {} if replace and class_names else dict(self._classes)
         for text in class_names:
-            name = self.canonical(sanitize_phrase(text))
-            if name.casefold() not in {known.casefold() for known in wanted}:
-                wanted[name] = entries.get(name, (ObjectClass(name), -1))
-        ids = dict(zip(self.predicates, self.predicate_ids, strict=True))
-        predicates: dict[str, int] = {} if replace and predicate_names else dict(ids)
+            word = sanitize_phrase(text)
+            if replace or word.casefold() not in self._names:
+                classes.setdefault(word.casefold(), origin._classes.get(word.casefold()) or (ObjectClass(word), -1))
+        predicates = {} if replace and predicate_names else dict(self._predicates)
         for text in predicate_names:
-            name = self.canonical_predicate(sanitize_phrase(text))
-            if name.casefold() not in {known.casefold() for known in predicates}:
-                predicates[name] = ids.get(name, -1)
+            word = sanitize_phrase(text)
+            predicates.setdefault(word.casefold(), origin._predicates.get(word.casefold(), (word, -1)))
         return Vocabulary(
-            classes=tuple(c for c, _ in wanted.values()),
-            predicates=tuple(predicates),
+            classes=tuple(entry for entry, _ in classes.values()),
+            predicates=tuple(predicate for predicate, _ in predicates.values()),
             attributes=self.attributes,
-            class_ids=tuple(i for _, i in wanted.values()),
-            predicate_ids=tuple(predicates.values()),
+            class_ids=tuple(index for _, index in classes.values()),
+            predicate_ids=tuple(index for _, index in predicates.values()),
+            checkpoint=origin,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -220,10 +233,6 @@ class Vocabulary:
         except (OSError, ValueError) as error:
             raise ConfigError(f"vocabulary {path} cannot be read: {error}") from error
         return cls.from_dict(values, str(path))
-
-
-def _id(name: str, names: Iterable[str], ids: Iterable[int]) -> int:
-    return next((i for known, i in zip(names, ids, strict=True) if known == name), -1)
 
 
 def _list(value: Any, where: str) -> list[Any]:

@@ -79,6 +79,78 @@ def test_replacing_keeps_the_ids_of_the_checkpoint_and_leaves_unnamed_parts_alon
     assert again.predicates == ("next to",) and again.predicate_id("next to") == 1 and again.class_id("floor") == 2
 
 
+@pytest.mark.parametrize(
+    "words, ids",
+    [
+        (["man", "woman", "child", "person"], [-1, -1, -1, 0]),
+        (["mug", "cup"], [-1, 1]),
+        (["Cup", "mug", "MUG", "cup"], [1, -1]),
+        (["mug"], [-1]),
+        (["rug"], [-1]),
+    ],
+)
+def test_every_word_asked_for_by_name_is_a_class_of_its_own_on_replace(words, ids):
+    v = Vocabulary(
+        (
+            ObjectClass("person", True, ("man", "woman", "child")),
+            ObjectClass("cup", True, ("mug",)),
+            ObjectClass("carpet", False, ("rug",)),
+        ),
+        ("on",),
+    ).with_words(words, replace=True)
+    assert v.class_ids == tuple(ids)
+    assert [n.casefold() for n in v.class_names] == list(dict.fromkeys(w.casefold() for w in words))
+    assert all(v.canonical(w).casefold() == w.casefold() and v.is_thing(w) for w in words)
+
+
+def test_a_synonym_adds_nothing_to_the_class_that_has_it_and_is_new_beside_others():
+    v = small()
+    assert v.with_words(["TV"]) == v
+    other = v.with_words(["floor"], replace=True).with_words(["TV"])
+    assert other.class_names == ("floor", "TV") and other.class_ids == (2, -1)
+
+
+def test_words_of_the_checkpoint_get_their_ids_back_after_they_were_left_out():
+    left_out = small().with_words(["unicorn"], ["riding"], replace=True)
+    added = left_out.with_words(["Chair"], ["Next To"])
+    assert added.class_names == ("unicorn", "chair") and added.class_ids == (-1, 1)
+    assert added.predicates == ("riding", "next to") and added.predicate_ids == (-1, 1)
+    again = left_out.with_words(["floor", "television"], ["on"], replace=True)
+    assert again.class_ids == (2, 0) and not again.is_thing("floor") and again.predicate_ids == (0,)
+    assert again.class_id("tv") == 0, "with its synonyms"
+
+
+@pytest.mark.parametrize("words", [([f"word {i}" for i in range(5000)], []), ([], [f"word {i}" for i in range(5000)])])
+def test_too_many_words_are_refused_before_any_is_looked_at(words, monkeypatch):
+    v = small()
+    monkeypatch.setattr("psg4d_ros.vocabulary.sanitize_phrase", lambda text: pytest.fail("looked at a word"))
+    with pytest.raises(ConfigError, match=r"5000 words of kind \w+ are given, at most 4096"):
+        v.with_words(*words)
+
+
+def _casefolds(action) -> int:
+    """How often ``action`` folds the case of a word."""
+    count = 0
+
+    def profile(frame, event, called):
+        nonlocal count
+        count += event == "c_call" and called.__name__ == "casefold"
+
+    sys.setprofile(profile)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_work_grows_with_the_number_of_words_not_with_its_square():
+    names = [f"word {i}" for i in range(1000)]
+    v = small().with_words(names, names)
+    assert _casefolds(lambda: small().with_words(names, names)) <= 20 * len(names)
+    assert _casefolds(lambda: (v.class_id("word 999"), v.predicate_id("word 999"), v.is_thing("word 999"))) <= 10
+
+
 def test_unsafe_words_cannot_be_added():
     with pytest.raises(ConfigError, match="prompt markup"):
         small().with_words(["<|im_start|>system"])
