@@ -9,7 +9,6 @@ Nothing here reads pickle.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psg4d_ros.config import ModelConfig, from_dict, to_dict
-from psg4d_ros.errors import CheckpointError
+from psg4d_ros.errors import CheckpointError, ConfigError
+from psg4d_ros.model.base_weights import file_sha256
 from psg4d_ros.version import share_directory
 from psg4d_ros.vocabulary import Vocabulary
 
@@ -40,11 +40,16 @@ PICKLE_SUFFIXES = {".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth", ".joblib",
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself. files: name -> SHA-256. training: seeds, data, minutes, hardware, or {}."""
+    """What a checkpoint says of itself.
+
+    files: name -> SHA-256. base_model: where the language model comes from and the SHA-256 of its file ("" where the
+    configuration does not pin it). training: seeds, data, minutes, hardware, or {}.
+    """
 
     model_id: str
     trained: bool
     files: dict[str, str]
+    base_model: dict[str, str]
     format_version: int = FORMAT_VERSION
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -72,8 +77,13 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**values)
     except TypeError as error:
         raise CheckpointError(f"{path} does not have the manifest's fields: {error}") from error
-    if not isinstance(manifest.files, dict) or not all(isinstance(v, str) for v in manifest.files.values()):
-        raise CheckpointError(f"{path}: files is {manifest.files!r}, expected a table of file names and SHA-256")
+    if type(manifest.trained) is not bool or not isinstance(manifest.model_id, str):
+        raise CheckpointError(
+            f"{path}: trained is {manifest.trained!r}, expected true or false, with a text as model_id"
+        )
+    for name, table in (("files", manifest.files), ("base_model", manifest.base_model)):
+        if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
+            raise CheckpointError(f"{path}: {name} is {table!r}, expected a table of texts")
     if manifest.format_version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format_version {manifest.format_version}, this release reads {FORMAT_VERSION}"
@@ -101,7 +111,7 @@ def verify(folder: Path) -> Manifest:
             )
         if not path.is_file():
             raise CheckpointError(f"checkpoint file {path} is missing; fetch the checkpoint again")
-        found = sha256_of(path)
+        found = file_sha256(path)
         if found != expected:
             raise CheckpointError(
                 f"{path} has SHA-256 {found[:12]}..., the manifest says {expected[:12]}...; it was altered"
@@ -122,8 +132,15 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype | Non
     from psg4d_ros.model.psg4d import PSG4D
 
     manifest = verify(folder)
-    config = from_dict(ModelConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8")), CONFIG)
-    vocabulary = Vocabulary.load(folder / VOCABULARY)
+    try:
+        config = from_dict(ModelConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8")), CONFIG)
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"checkpoint {folder} holds a configuration that cannot be used: {error}") from error
+    if manifest.base_model != _base_model(config):
+        raise CheckpointError(
+            f"{folder}: the manifest pins {manifest.base_model}, {CONFIG} names {_base_model(config)}"
+        )
     language_model = LanguageModel.load(config.language_model, device, dtype)
     model = PSG4D(config, vocabulary, language_model)
     weights: dict[str, torch.Tensor] = {}
@@ -167,8 +184,8 @@ def save_checkpoint(
         (temporary / CONFIG).write_text(json.dumps(to_dict(model.config), indent=2) + "\n", encoding="utf-8")
         model.vocabulary.save(temporary / VOCABULARY)
         (temporary / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-        files = {p.name: sha256_of(p) for p in sorted(temporary.iterdir())}
-        manifest = Manifest(model_id, trained, files, FORMAT_VERSION, training or {})
+        files = {p.name: file_sha256(p) for p in sorted(temporary.iterdir())}
+        manifest = Manifest(model_id, trained, files, _base_model(model.config), FORMAT_VERSION, training or {})
         (temporary / MANIFEST).write_text(json.dumps(manifest.__dict__, indent=2) + "\n", encoding="utf-8")
         for path in temporary.iterdir():
             path.chmod(0o644)  # safetensors writes private files; a checkpoint is read by other users, too
@@ -177,16 +194,11 @@ def save_checkpoint(
 
 def manifest_sha256(folder: Path) -> str:
     """The hash that names a checkpoint as a whole: the manifest lists the hash of every other file."""
-    return sha256_of(folder / MANIFEST)
+    return file_sha256(folder / MANIFEST)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _base_model(config: ModelConfig) -> dict[str, str]:
+    return {"source": config.language_model.source, "sha256": config.language_model.sha256}
 
 
 def _shards(state: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:

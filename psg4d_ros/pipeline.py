@@ -6,18 +6,22 @@ cache and the tracker, and ``reset()`` clears all three (the last two when they 
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, read_manifest
 from psg4d_ros.config import PipelineConfig
-from psg4d_ros.runtime.devices import choose_device
+from psg4d_ros.runtime.devices import choose_device, language_model_dtype
 from psg4d_ros.runtime.predictor import WindowPredictor
 from psg4d_ros.structures import PointFrame, SceneGraph, Window
 from psg4d_ros.tracker import Tracker
 from psg4d_ros.transforms import GravityAligner, TransformLookup
 from psg4d_ros.vocabulary import Vocabulary
 from psg4d_ros.window import Admission, SlidingWindow
+
+log = logging.getLogger(__name__)
 
 
 class ScenePipeline:
@@ -50,7 +54,10 @@ class ScenePipeline:
     ) -> ScenePipeline:
         """Load a verified checkpoint. Raises CheckpointError or ConfigError, never starts half-loaded."""
         device = choose_device(config.inference.device)
-        model = load_checkpoint(folder, device)
+        model = load_checkpoint(folder, device, language_model_dtype(config.inference.language_model_dtype))
+        trained_s, used_s = model.config.frame_interval_s, config.window.frame_interval_s
+        if not math.isclose(trained_s, used_s):
+            log.warning("window.frame_interval_s is %g s, the model was trained with %g s", used_s, trained_s)
         manifest = read_manifest(folder)
         predictor = WindowPredictor(model, config.inference, trained=manifest.trained)
         sha256 = manifest_sha256(folder)
@@ -62,11 +69,11 @@ class ScenePipeline:
         Raises TransformError when the frame's transform is missing (the frame is then not part of any window).
         """
         admission = self.window.admit(frame.stamp_ns)
-        if admission not in (Admission.ACCEPT, Admission.NEW_EPOCH):
+        if not admission.kept:
             return None
         if admission is Admission.NEW_EPOCH:
             self.aligner.reset()
-        return self.window.push(self.aligner.align(frame.thinned(self.config.inference.max_points)))
+        return self.window.push(self.aligner.align(frame))
 
     def infer(self, window: Window) -> SceneGraph:
         """Predict and track one window."""
@@ -94,7 +101,9 @@ class ScenePipeline:
 
     def set_vocabulary(self, class_names: list[str], predicate_names: list[str], replace: bool) -> None:
         """Use other words from the next window on. Raises ConfigError for words that are unsafe or too long."""
-        self.predictor.vocabulary = self.predictor.vocabulary.with_words(class_names, predicate_names, replace)
+        vocabulary = self.predictor.vocabulary.with_words(class_names, predicate_names, replace)
+        self.predictor.model.language_model.check_phrases((*vocabulary.class_names, *vocabulary.predicates))
+        self.predictor.vocabulary = vocabulary
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -46,8 +46,7 @@ class PointFrame:
     points: float32[N, 3] finite, metres, in the coordinate frame ``frame_id``.
     colors: uint8[N, 3] red, green, blue, or None. intensity: float32[N] in the sensor's unit, or None.
     source_index: int64[N], strictly increasing: the index of each point in the message it came from.
-    stamp_ns: time of the measurement. dropped: finite points left out by ``thinned``.
-    Raises ValueError when arrays disagree.
+    stamp_ns: time of the measurement. Raises ValueError when arrays disagree.
     """
 
     points: Float32
@@ -56,7 +55,6 @@ class PointFrame:
     source_index: Int64
     stamp_ns: int
     frame_id: str
-    dropped: int = 0
 
     def __post_init__(self) -> None:
         _check_array("PointFrame", "points", self.points, np.float32, (None, 3))
@@ -71,19 +69,6 @@ class PointFrame:
 
     def __len__(self) -> int:
         return len(self.points)
-
-    def thinned(self, max_points: int) -> PointFrame:
-        """At most ``max_points`` points, evenly spaced in message order; ``self`` when it is small enough."""
-        n = len(self)
-        if n <= max_points:
-            return self
-        keep = np.arange(max_points, dtype=np.int64) * n // max_points
-        colors = None if self.colors is None else self.colors[keep]
-        intensity = None if self.intensity is None else self.intensity[keep]
-        index = self.source_index[keep]
-        return PointFrame(
-            self.points[keep], colors, intensity, index, self.stamp_ns, self.frame_id, dropped=n - max_points
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +134,7 @@ class VoxelGrid:
     coords: int32[V, 3] voxel indices (x, y, z) relative to the epoch's origin, lexicographically sorted, unique.
     features: float32[V, C_in] encoder input, see voxelize.FEATURE_NAMES. centers: float32[V, 3] mean point of each
     voxel in the core frame, metres, relative to ``Window.origin``. point_voxel: int64[N] voxel of each point, or -1 for
-    points dropped by the voxel cap. truncated: the cap on voxels cut something off.
+    points that were left out. truncated: a cap on points, voxels or extent left something out.
     """
 
     coords: torch.Tensor

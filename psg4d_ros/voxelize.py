@@ -46,7 +46,12 @@ def unpack_keys(keys: Tensor) -> Tensor:
 
 
 def voxelize(
-    frame: AlignedFrame, origin: Float64, voxel_size_m: float, max_voxels: int, device: torch.device | str
+    frame: AlignedFrame,
+    origin: Float64,
+    voxel_size_m: float,
+    max_voxels: int,
+    device: torch.device | str,
+    max_points: int | None = None,
 ) -> VoxelGrid:
     """The occupied voxels of ``frame`` on a grid through ``origin`` (float64[3], core frame, metres).
 
@@ -55,20 +60,25 @@ def voxelize(
     ``squash_intensity``, and whether there is any; log(1 + number of points). Everything but the height is local to the
     voxel, so features cached for a frame stay valid as the window moves.
 
-    More than ``max_voxels`` voxels: those nearest to the sensor are kept, because they are the best measured; a cut by
-    grid order would remove one side of the scene. Points more than MAX_COORD voxels from the origin are cut as well.
-    Either sets ``truncated``, and ``point_voxel`` is -1 for the points.
+    More than ``max_points`` points: so many of them are used, evenly spaced in message order, and only they reach the
+    device. More than ``max_voxels`` voxels: those nearest to the sensor are kept, because they are the best measured; a
+    cut by grid order would remove one side of the scene. Points beyond MAX_COORD voxels from the origin are cut too.
+    Each of these sets ``truncated``, and ``point_voxel`` is -1 for the points.
     """
     device = torch.device(device)
-    scaled = torch.from_numpy(frame.points).to(device).double()
+    total_points = len(frame.points)
+    truncated = max_points is not None and total_points > max_points
+    used = np.arange(total_points, dtype=np.int64)
+    if truncated:
+        used = np.arange(max_points, dtype=np.int64) * total_points // max_points  # type: ignore[arg-type, operator]
+    rows = torch.from_numpy(used).to(device)
+    scaled = torch.from_numpy(frame.points[used] if truncated else frame.points).to(device).double()
     scaled = (scaled - torch.from_numpy(np.asarray(origin, dtype=np.float64)).to(device)) / voxel_size_m
     cell = scaled.floor()
     inside = (cell.abs() <= MAX_COORD).all(dim=1)  # False for NaN and Inf too
-    truncated = not bool(inside.all())
-    rows = torch.arange(len(cell), device=device)
-    if truncated:
-        rows = rows[inside]
-        scaled, cell = scaled[rows], cell[rows]
+    if not bool(inside.all()):
+        truncated = True
+        rows, scaled, cell = rows[inside], scaled[inside], cell[inside]
 
     keys, voxel_of_row, count = torch.unique(pack_keys(cell), sorted=True, return_inverse=True, return_counts=True)
     coords = unpack_keys(keys)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from psg4d_ros.threads import wait_briefly
+
 # Wrong types in ROS messages show at once, in every process the tests start.
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-# As the command line and the node do: torch's threads sleep while they wait (psg4d_ros/threads.py).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_briefly()  # as the command line and the node do
 # Nothing may reach for a model hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -15,10 +15,10 @@ from psg4d_ros.checkpoint import (
     manifest_sha256,
     read_manifest,
     save_checkpoint,
-    sha256_of,
     verify,
 )
 from psg4d_ros.errors import CheckpointError
+from psg4d_ros.model.base_weights import file_sha256
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def copy(tiny_checkpoint, tmp_path):
 def relist(folder, name):
     """Put the file's present hash into the manifest, as somebody would who altered it on purpose."""
     values = json.loads((folder / "manifest.json").read_text())
-    values["files"][name] = sha256_of(folder / name)
+    values["files"][name] = file_sha256(folder / name)
     (folder / "manifest.json").write_text(json.dumps(values))
 
 
@@ -41,8 +41,7 @@ def test_the_shipped_checkpoint_is_whole_small_and_says_that_it_is_untrained():
     sizes = [p.stat().st_size for p in default_checkpoint().iterdir()]
     assert max(sizes) <= MAX_SHARD_BYTES
     assert sum(sizes) <= 24 * 2**20
-    config = json.loads((default_checkpoint() / "config.json").read_text())
-    assert len(config["language_model"]["sha256"]) == 64, "the base language model is pinned"
+    assert len(manifest.base_model["sha256"]) == 64, "the base language model is pinned"
 
 
 def test_loading_gives_back_what_was_saved(tiny_checkpoint, tmp_path):
@@ -126,9 +125,13 @@ def test_a_file_outside_the_folder_is_refused(copy):
         ("{", "cannot be read as JSON"),
         ("[]", "does not have the manifest's fields"),
         ('{"model_id": "x"}', "does not have the manifest's fields"),
-        ('{"model_id": "x", "trained": true, "files": []}', "expected a table"),
-        ('{"model_id": "x", "trained": true, "files": {}}', "does not list config.json"),
-        ('{"model_id": "x", "trained": true, "files": {}, "format_version": 99}', "this release reads 1"),
+        ('{"model_id": "x", "trained": true, "files": [], "base_model": {}}', "expected a table"),
+        (
+            '{"model_id": "x", "trained": "false", "files": {}, "base_model": {}}',
+            "trained is 'false', expected true or",
+        ),
+        ('{"model_id": "x", "trained": true, "files": {}, "base_model": {}}', "does not list config.json"),
+        ('{"model_id": "x", "trained": true, "files": {}, "base_model": {}, "format_version": 9}', "release reads 1"),
     ],
 )
 def test_a_damaged_manifest_says_what_is_wrong(copy, text, says):
@@ -142,6 +145,22 @@ def test_a_folder_that_is_no_checkpoint(tmp_path):
         verify(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"has no manifest\.json"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "cannot be used"),
+        ('{"encoder": {"channels": [32, 0, 96]}}', r"channels\[1\] is 0, expected a value in"),
+        ('{"encoder": {"colour": 1}}', "unknown parameter"),
+        ("{}", "the manifest pins"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_a_checkpoint_error(copy, text, says):
+    (copy / "config.json").write_text(text)
+    relist(copy, "config.json")
+    with pytest.raises(CheckpointError, match=says):
+        load_checkpoint(copy, CPU)
 
 
 def test_weights_of_another_shape_are_refused(copy):
@@ -160,7 +179,7 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(copy, monkeypatch):
     def stop(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint_module, "sha256_of", stop)
+    monkeypatch.setattr(checkpoint_module, "file_sha256", stop)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(copy, model, model_id="new", trained=True, card="")
     monkeypatch.undo()

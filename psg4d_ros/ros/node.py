@@ -16,7 +16,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from psg4d_ros.config import NodeConfig
 from psg4d_ros.errors import Psg4dError
-from psg4d_ros.threads import wait_passively
+from psg4d_ros.threads import wait_briefly
 
 from . import params
 from .process import run
@@ -148,7 +148,7 @@ class RosLogHandler(logging.Handler):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to end. Exit status: 0 on SIGINT and SIGTERM, 1 when it could not start."""
-    wait_passively()
+    wait_briefly()
     nodes: list[PerceptionNode] = []
 
     def body() -> int:

@@ -1,4 +1,4 @@
-"""Which device the model runs on."""
+"""Which device the model runs on, and in which numbers."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"inference.device is {name!r}, this machine has {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def language_model_dtype(name: str) -> torch.dtype | None:
+    """The torch type of that name; None for ``auto``: whatever is fastest on the device."""
+    return {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[name]

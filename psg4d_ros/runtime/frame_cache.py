@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from psg4d_ros.config import EncoderConfig
+from psg4d_ros.config import EncoderConfig, InferenceConfig
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.runtime.backends import Backend
 from psg4d_ros.runtime.rulebook import build_rulebook
@@ -16,41 +14,40 @@ from psg4d_ros.voxelize import voxelize
 class FrameCache:
     """Encoded frames of the newest window. Valid inside one epoch, since an epoch fixes the voxel origin."""
 
-    def __init__(self, backend: Backend, config: EncoderConfig, max_voxels: int) -> None:
+    def __init__(self, backend: Backend, config: EncoderConfig) -> None:
         self.backend = backend
         self.config = config
-        self.max_voxels = max_voxels
         self._epoch = -1
         self._features: dict[int, FrameFeatures] = {}
         self.encoded = 0  # frames encoded since the cache was last cleared
+
+    def __len__(self) -> int:
+        return len(self._features)
 
     def clear(self) -> None:
         """Forget all frames."""
         self._features.clear()
         self.encoded = 0
 
-    def features(self, window: Window, clock: StageClock) -> list[FrameFeatures]:
-        """Features of the window's frames, oldest first; encodes only those not seen before."""
+    def features(self, window: Window, limits: InferenceConfig, clock: StageClock) -> list[FrameFeatures]:
+        """Features of the window's frames, oldest first; encodes only those not seen before, within ``limits``."""
         if window.epoch != self._epoch:
             self.clear()
             self._epoch = window.epoch
         kept = {f.stamp_ns: self._features.get(f.stamp_ns) for f in window.frames}
-        features = [kept[f.stamp_ns] or self._encode(f, window, clock) for f in window.frames]
+        features = [kept[f.stamp_ns] or self._encode(f, window, limits, clock) for f in window.frames]
         # Frames that left the window are let go here, so memory is bounded by one window.
         self._features = {f.stamp_ns: feature for f, feature in zip(window.frames, features, strict=True)}
         return features
 
-    def _encode(self, frame: AlignedFrame, window: Window, clock: StageClock) -> FrameFeatures:
+    def _encode(self, frame: AlignedFrame, window: Window, limits: InferenceConfig, clock: StageClock) -> FrameFeatures:
         with clock.stage("voxelize"):
             size = self.config.voxel_size_m
-            grid = voxelize(frame, window.origin, size, self.max_voxels, self.backend.device)
+            grid = voxelize(
+                frame, window.origin, size, limits.max_voxels, self.backend.device, max_points=limits.max_points
+            )
             rulebook = build_rulebook(grid.coords, len(self.config.channels))
         with clock.stage("encode"):
             features = self.backend.encode(grid, rulebook, frame.stamp_ns)
         self.encoded += 1
         return features
-
-    def memory_bytes(self) -> int:
-        """Bytes of all cached tensors."""
-        tensors = [v for f in self._features.values() for v in vars(f).values() if isinstance(v, torch.Tensor)]
-        return sum(t.numel() * t.element_size() for t in tensors)

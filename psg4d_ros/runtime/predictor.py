@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from psg4d_ros.config import InferenceConfig
+from psg4d_ros.errors import ContextError
+from psg4d_ros.model.chain import Turn1
 from psg4d_ros.model.features import FrameFeatures
+from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.backends import make_backend
 from psg4d_ros.runtime.frame_cache import FrameCache
@@ -33,7 +37,25 @@ from psg4d_ros.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-OUT_OF_MEMORY = "language_model_out_of_memory"
+OUT_OF_MEMORY, OUT_OF_CONTEXT = "language_model_out_of_memory", "language_model_out_of_context"
+GRAVEST_FIRST = (
+    GraphStatus.EMPTY_INPUT,
+    GraphStatus.STALE_TF,
+    GraphStatus.DEGRADED_NO_LLM,
+    GraphStatus.DEGRADED_TRUNCATED,
+    GraphStatus.UNTRAINED,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What is known of a window once its masks are decoded."""
+
+    window: Window
+    frames: list[FrameFeatures]
+    output: MaskOutput
+    segmentation: Segmentation
+    turn1: Turn1 | None
 
 
 class WindowPredictor:
@@ -51,53 +73,90 @@ class WindowPredictor:
         self.trained = trained
         self.vocabulary: Vocabulary = model.vocabulary
         self.backend = make_backend(config.backend, model)
-        self.cache = FrameCache(self.backend, model.config.encoder, config.max_voxels)
+        self.cache = FrameCache(self.backend, model.config.encoder)
         self.writer = Writer(model.language_model)
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
     def predict(self, window: Window) -> WindowPrediction:
-        """Instances and relations of one window. Deterministic for the same window, weights and backend."""
+        """Instances and relations of one window. Deterministic for the same window, weights and backend.
+
+        A language model that runs out of memory or context costs this window the language model's part, no more.
+        """
         # Read once: another thread may exchange them while this window is under way.
         vocabulary, config = self.vocabulary, self.config
         clock = StageClock(self.backend.device)
-        frames = self.cache.features(window, clock)
+        newest = window.newest
+        notes: list[tuple[GraphStatus, str]] = []
+        if not len(newest.frame):
+            notes.append((GraphStatus.EMPTY_INPUT, "the newest cloud has no finite points"))
+        if newest.stale_tf:
+            notes.append((GraphStatus.STALE_TF, "the newest cloud was placed with an older transform"))
+        frames = self.cache.features(window, config, clock)
         if not sum(len(f.fine) for f in frames):
-            return self._finish(window, frames, None, (), (), clock)
+            return self._finish(window, None, (), (), notes, clock)
         with clock.stage("aggregate"):
             tokens = self.model.gather(frames)
-        turn1 = None
+        if frames[-1].truncated:
+            notes.append((GraphStatus.DEGRADED_TRUNCATED, "the cloud was thinned to the configured size"))
+
+        failures: list[str] = []
+
+        def ask(step: Callable[[], T]) -> T | None:
+            """The result of a step of the language model; None, counted, when there is no room for it."""
+            return self._or_none(step, failures)
+
+        turn1: Turn1 | None = None
         if config.use_language_model:
             with clock.stage("turn1"):
-                turn1 = self._or_none(lambda: self.model.chain.turn1(self.model.projector(tokens.tokens)))
+                turn1 = ask(lambda: self.model.chain.turn1(self.model.projector(tokens.tokens)))
+        else:
+            failures.append("switched off")
         with clock.stage("masks"):
             output = self.backend.decode_masks(None if turn1 is None else turn1.slot_hidden, tokens)
             segmentation = segment(output, frames, config)
         with clock.stage("name"):
             instances = name_instances(self.model, output, segmentation, turn1, vocabulary, config)
             if turn1 is not None and config.decoding == "generate":
-                instances = self.writer.rename(instances, segmentation, turn1, vocabulary, config, self.counts)
+                slots, t1, scored = segmentation, turn1, instances
+                written = ask(lambda: self.writer.rename(scored, slots, t1, vocabulary, config, self.counts))
+                instances = scored if written is None else written
         relations: tuple[RelationPrediction, ...] = ()
         if config.relations and len(instances) > 1:
             with clock.stage("turn2"):
-                pairs = measure_pairs(segmentation, instances, window, frames, config.max_pairs)
-                turn2 = None
-                if turn1 is not None:
-                    t1 = turn1
-                    turn2 = self._or_none(lambda: ask_pairs(self.model, output, segmentation, instances, t1, pairs))
-                if turn2 is not None and config.decoding == "generate":
-                    relations = self.writer.relate(turn2, pairs, vocabulary, config, self.counts)
-                else:
-                    relations = score_relations(self.model, instances, turn2, pairs, vocabulary, config)
-        return self._finish(window, frames, segmentation, instances, relations, clock, without_llm=turn1 is None)
+                seen = _Seen(window, frames, output, segmentation, turn1)
+                relations = self._relate(seen, instances, vocabulary, config, ask)
+        if failures:
+            text = f"without the language model ({failures[0]}): labels or relations come from geometry"
+            notes.append((GraphStatus.DEGRADED_NO_LLM, text))
+        return self._finish(window, segmentation, instances, relations, notes, clock)
 
-    def _or_none(self, step: Callable[[], T]) -> T | None:
-        """The result of a step of the language model, or None (counted) when it does not fit into memory."""
+    def _relate(
+        self,
+        seen: _Seen,
+        instances: tuple[InstancePrediction, ...],
+        vocabulary: Vocabulary,
+        config: InferenceConfig,
+        ask: Callable[[Callable[[], Any]], Any],
+    ) -> tuple[RelationPrediction, ...]:
+        pairs = measure_pairs(seen.segmentation, instances, seen.window, seen.frames, config.max_pairs)
+        turn1, turn2 = seen.turn1, None
+        if turn1 is not None:
+            turn2 = ask(lambda: ask_pairs(self.model, seen.output, seen.segmentation, instances, turn1, pairs))
+        if turn2 is not None and config.decoding == "generate":
+            written = ask(lambda: self.writer.relate(turn2, pairs, vocabulary, config, self.counts))
+            if written is not None:
+                return tuple(written)
+        return score_relations(self.model, instances, turn2, pairs, vocabulary, config)
+
+    def _or_none(self, step: Callable[[], T], failures: list[str]) -> T | None:
         try:
             return step()
-        except torch.OutOfMemoryError as error:
-            self.counts[OUT_OF_MEMORY] += 1
-            log.warning("the language model ran out of memory, this window goes on without it: %s", error)
+        except (torch.OutOfMemoryError, ContextError) as error:
+            memory = isinstance(error, torch.OutOfMemoryError)
+            self.counts[OUT_OF_MEMORY if memory else OUT_OF_CONTEXT] += 1
+            failures.append("out of memory" if memory else str(error))
+            log.warning("this window goes on without the language model: %s", error)
         if self.backend.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
@@ -105,37 +164,20 @@ class WindowPredictor:
     def _finish(
         self,
         window: Window,
-        frames: list[FrameFeatures],
         segmentation: Segmentation | None,
         instances: tuple[InstancePrediction, ...],
         relations: tuple[RelationPrediction, ...],
+        notes: list[tuple[GraphStatus, str]],
         clock: StageClock,
-        *,
-        without_llm: bool = False,
     ) -> WindowPrediction:
+        """status: the gravest of ``notes``; status_text: all of them, and where gravity came from."""
+        if not self.trained:
+            notes.append((GraphStatus.UNTRAINED, "untrained weights: labels, masks and relations mean nothing"))
+        status = min((s for s, _ in notes), key=GRAVEST_FIRST.index, default=GraphStatus.OK)
+        text = "; ".join([text for _, text in notes] + [f"gravity from {window.newest.alignment}"])
         none = tuple(np.zeros(len(f.frame), np.int32) for f in window.frames)
         labels = none if segmentation is None else segmentation.point_instance
-        status, text = self._status(window, frames, without_llm)
         return WindowPrediction(window, instances, labels, relations, status, text, clock.stage_ms)
-
-    def _status(self, window: Window, frames: list[FrameFeatures], without_llm: bool) -> tuple[GraphStatus, str]:
-        """The gravest status, and one line that names all of them and where gravity came from."""
-        found: list[tuple[GraphStatus, str]] = []
-        newest = window.newest
-        if not len(newest.frame):
-            found.append((GraphStatus.EMPTY_INPUT, "the newest cloud has no finite points"))
-        if newest.stale_tf:
-            found.append((GraphStatus.STALE_TF, "the newest cloud was placed with an older transform"))
-        if without_llm:
-            found.append(
-                (GraphStatus.DEGRADED_NO_LLM, "without the language model: labels and relations from geometry")
-            )
-        if newest.frame.dropped or frames[-1].truncated:
-            found.append((GraphStatus.DEGRADED_TRUNCATED, "the cloud was thinned to the configured size"))
-        if not self.trained:
-            found.append((GraphStatus.UNTRAINED, "untrained weights: labels, masks and relations mean nothing"))
-        texts = [text for _, text in found] + [f"gravity from {newest.alignment}"]
-        return (found[0][0] if found else GraphStatus.OK), "; ".join(texts)
 
     def warm_up(self, num_frames: int) -> None:
         """Run synthetic windows of one and of ``num_frames`` frames through every stage, and forget them."""
