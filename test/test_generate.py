@@ -314,13 +314,36 @@ def test_a_constrained_model_cannot_but_answer(monkeypatch, says):
     ],
 )
 def test_relations_are_read_as_far_as_they_make_sense(text, capped, want):
-    r = read_relation(Answer(text, ((g.TEXT, text),), 1.0, 5, capped), 4)
+    r = read_relation(Answer(text, ((g.TEXT, text),), 1.0, 5, capped, free=True), 4)
     assert (r.predicate, r.start, r.end, r.outcome) == want
+
+
+def test_phrases_of_a_closed_list_are_taken_as_they_are():
+    _, first, lm = tiny()
+    listed = generate_objects(lm, first, range(Q), g.object_grammar(lm, ["chow chow"]))
+    assert [(f.label, f.outcome) for f in listed] == [("chow chow", OK)] * Q
+    told = Answer("", ((g.PREDICATE, "tap tap on"), (g.SPAN, "frames 1 to 2")), 1.0, 5, False)
+    assert read_relation(told, 3).predicate == "tap tap on" and read_relation(told, 3).outcome == OK
+
+
+def test_free_words_are_cut_where_they_repeat(monkeypatch):
+    _, first, lm = tiny()
+    saying(monkeypatch, lm, "yo yo", "")  # the blank before the first word is not asked for
+    [found] = generate_objects(lm, first, [0], g.object_grammar(lm, None, ["red"]))
+    assert (found.label, found.outcome) == ("yo", REPEATING)
+    told = Answer("", ((g.PREDICATE, "tap tap on"), (g.SPAN, "frames 1 to 2")), 1.0, 5, False, free=True)
+    assert (read_relation(told, 3).predicate, read_relation(told, 3).outcome) == ("tap", REPEATING)
+
+
+def test_a_grammar_knows_whether_it_leaves_the_words_to_the_model():
+    _, _, lm = tiny()
+    assert not g.object_grammar(lm, ["a"], ["b"]).free and not g.relation_grammar(lm, ["a"], 2).free
+    assert g.object_grammar(lm, None, ["b"]).free and g.relation_grammar(lm, None, 2).free and g.text_grammar(lm).free
 
 
 @given(st.text(max_size=80))
 def test_any_text_can_be_read(text):
-    answer = Answer(text, ((g.TEXT, text),), 1.0, 5, False)
+    answer = Answer(text, ((g.TEXT, text),), 1.0, 5, False, free=True)
     thing, relation = read_object(answer), read_relation(answer, 3)
     assert thing.label or thing.outcome != OK
     assert 0 <= relation.start < relation.end <= 3

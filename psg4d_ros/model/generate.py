@@ -40,13 +40,15 @@ EMPTY, OVERLONG, REPEATING, UNPARSABLE = "lm_empty", "lm_overlong", "lm_repeatin
 @dataclass(frozen=True)
 class Answer:
     """What one branch wrote. fields: the parts in order, as (name, text). score: probability of the choices made, among
-    what the grammar allowed. num_tokens: without the end marker. capped: a cap ended it, not the model."""
+    what the grammar allowed. num_tokens: without the end marker. capped: a cap ended it, not the model. free: it may
+    hold words of the model's own, besides those of closed lists."""
 
     text: str
     fields: Fields
     score: float
     num_tokens: int
     capped: bool
+    free: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def read_object(answer: Answer) -> GeneratedObject:
     else:
         label, attributes = values.get(LABEL, ""), [text for name, text in answer.fields if name == ATTRIBUTE]
     outcome = OVERLONG if answer.capped else OK
-    label, repeated = _without_repeats(label)
+    label, repeated = _without_repeats(label) if answer.free else (label, False)
     kept = tuple(dict.fromkeys(attributes))
     if repeated or len(kept) != len(attributes):
         outcome = REPEATING
@@ -167,7 +169,7 @@ def read_relation(answer: Answer, num_frames: int) -> GeneratedRelation:
     else:
         predicate, span = values.get(PREDICATE, ""), read_span(values.get(SPAN, ""), num_frames)
     outcome = OVERLONG if answer.capped else OK
-    predicate, repeated = _without_repeats(predicate)
+    predicate, repeated = _without_repeats(predicate) if answer.free else (predicate, False)
     if repeated:
         outcome = REPEATING
     if not predicate:
@@ -184,7 +186,10 @@ def read_relation(answer: Answer, num_frames: int) -> GeneratedRelation:
 
 
 def _without_repeats(phrase: str) -> tuple[str, bool]:
-    """A phrase cut at the first word that follows itself ("chair chair chair" -> "chair"), and whether one did."""
+    """A phrase cut at the first word that follows itself ("chair chair chair" -> "chair"), and whether one did.
+
+    For free words only: a phrase of a closed list is meant as it is ("chow chow").
+    """
     words = phrase.split()
     again = next((i for i in range(1, len(words)) if words[i] == words[i - 1]), None)
     return (" ".join(words[:again]), again is not None)
@@ -235,7 +240,7 @@ class _Writer:
         fields = self._state.endings[0] if self._state.endings else ()
         text = language_model.decode(self._ids).strip()
         score = float(torch.tensor(self._log_prob).exp())
-        return Answer(text, fields, score, len(self._ids), self._state.capped)
+        return Answer(text, fields, score, len(self._ids), self._state.capped, self.grammar.free)
 
 
 class _Growing:

@@ -157,6 +157,11 @@ class Grammar:
     _indices: dict[frozenset[int], Tensor] = field(default_factory=dict, repr=False)
 
     @property
+    def free(self) -> bool:
+        """Whether answers may hold words of the model's own, besides those of closed lists."""
+        return any(not isinstance(edge.part, Choice) for stage in self.stages for edge in stage.edges)
+
+    @property
     def _end(self) -> frozenset[int]:
         return frozenset((self.language_model.end_id,))
 

@@ -25,7 +25,8 @@ from psg4d_ros.model.language_model import LanguageModel
 _HEAD = "<|im_start|>user\nThe scene:"
 _TAIL = "\nList its objects.<|im_end|>\n<|im_start|>assistant\n"
 _QUESTION = "<|im_end|>\n<|im_start|>user\nHow are they related?<|im_end|>\n<|im_start|>assistant\n"
-# What a pair without any relation is called, in score (a phrase among the others) and in generated answers.
+# What a pair without any relation is called in generated answers; in ``score`` it is one with no predicate above the
+# threshold.
 NO_RELATION = "no relation"
 
 
