@@ -124,20 +124,20 @@ def query(
     """The part of ``graph`` that meets all conditions given; "" and 0 match anything. Header and status stay.
 
     Labels and predicates match in any letter case, labels through the vocabulary's synonyms too. Time: what still held
-    or was still seen at or after ``since_ns``, and had begun or been seen by ``until_ns`` (both inclusive). Relations
-    must meet every condition and bring their two objects along. Objects on their own count where the question asks for
-    one side only (or for neither) and names no predicate: "where is the chair" is answered whether or not the chair
-    takes part in a relation.
+    or was still seen at or after ``since_ns``, and had begun or been seen before ``until_ns``, so that [since, until)
+    is half-open as the relations' own spans are. Relations must meet every condition and bring their two objects along.
+    Objects on their own count where the question asks for one side only (or for neither) and names no predicate: "where
+    is the chair" is answered whether or not the chair takes part in a relation.
 
-    Raises ConfigError when the times or ids cannot be met by anything: a negative number, or since after until.
+    Raises ConfigError when the times or ids cannot be met by anything: a negative number, or since not before until.
     """
     for name, value in (
         ("subject_id", subject_id), ("object_id", object_id), ("since", since_ns), ("until", until_ns)
     ):  # fmt: skip
         if value < 0:
             raise ConfigError(f"{name} is {value}, expected 0 (any) or a positive number")
-    if since_ns and until_ns and since_ns > until_ns:
-        raise ConfigError(f"since ({since_ns} ns) is later than until ({until_ns} ns): no time lies between them")
+    if since_ns and until_ns and since_ns >= until_ns:
+        raise ConfigError(f"since ({since_ns} ns) is not before until ({until_ns} ns): no time lies between them")
 
     def side(label: str, track_id: int) -> dict[int, SceneObject]:
         wanted = vocabulary.canonical(label).casefold()
@@ -157,13 +157,13 @@ def query(
         and r.object_id in objects
         and (not phrase or vocabulary.canonical_predicate(r.predicate).casefold() == phrase)
         and r.end_ns > since_ns
-        and (not until_ns or r.start_ns <= until_ns)
+        and (not until_ns or r.start_ns < until_ns)
     )
     keep = {i for r in relations for i in (r.subject_id, r.object_id)}
     asks_subject, asks_object = bool(subject_label.strip() or subject_id), bool(object_label.strip() or object_id)
     if not phrase and not (asks_subject and asks_object):
         alone = objects if asks_object else subjects
         keep |= {
-            i for i, o in alone.items() if o.last_seen_ns >= since_ns and (not until_ns or o.first_seen_ns <= until_ns)
+            i for i, o in alone.items() if o.last_seen_ns >= since_ns and (not until_ns or o.first_seen_ns < until_ns)
         }
     return replace(graph, objects=tuple(o for o in graph.objects if o.track_id in keep), relations=relations)

@@ -184,16 +184,23 @@ def test_an_object_without_relations_is_found_when_the_question_is_about_it_alon
     assert found(object_label="cup", subject_label="chair") == ([], [])
 
 
-def test_times_are_inclusive_and_spans_half_open():
+def test_spans_of_time_are_half_open():
     assert found(subject_label="person", since_ns=2 * SECOND)[1] == [(1, 2)], "[1, 2) does not hold at 2"
     assert found(subject_label="person", since_ns=2 * SECOND)[0] == [1, 2, 4], "track 4 was still seen at 2"
     assert found(subject_label="person", since_ns=2 * SECOND + 1)[0] == [1, 2]
-    assert found(subject_label="cup", until_ns=4 * SECOND) == ([2, 3], [(3, 2)])
-    assert found(subject_label="cup", until_ns=4 * SECOND - 1) == ([], [])
+    assert found(subject_label="cup", until_ns=4 * SECOND + 1) == ([2, 3], [(3, 2)])
+    assert found(subject_label="cup", until_ns=4 * SECOND) == ([], []), "first seen at 4, not before"
 
 
 @pytest.mark.parametrize(
-    "conditions", [{"since_ns": 3, "until_ns": 2}, {"subject_id": -1}, {"object_id": -1}, {"since_ns": -1}]
+    "conditions",
+    [
+        {"since_ns": 3, "until_ns": 2},
+        {"since_ns": 2, "until_ns": 2},
+        {"subject_id": -1},
+        {"object_id": -1},
+        {"since_ns": -1},
+    ],
 )
 def test_questions_that_nothing_can_answer_are_refused(conditions):
     with pytest.raises(ConfigError, match=r"(since|subject_id|object_id)"):
