@@ -149,16 +149,6 @@ def test_clouds_are_not_held_back_for_long(tmp_path):
         assert len(stream.gi_frame.f_locals["waiting"]) <= 1
 
 
-def test_fill_transforms_takes_all_at_once(tmp_path):
-    path = write(
-        tmp_path / "bag", tf=[(transform_at(1, 5.0), 1)], tf_static=[(transform_at(0, 2.0, "base", "lidar"), 0)]
-    )
-    transforms = TransformBuffer()
-    with open_bag(path) as bag:
-        bag.fill_transforms(transforms)
-    assert transforms.lookup("odom", "base", SECOND)[0][0, 3] == 7.0
-
-
 def test_an_unusable_transform_is_left_out_and_reported(tmp_path, caplog):
     path = write(tmp_path / "bag", points=[(cloud_at(1), 1)], tf_static=[(transform_at(0, 1.0, w=0.0), 0)])
     with open_bag(path) as bag, caplog.at_level(logging.WARNING):

@@ -1,5 +1,6 @@
 """The language model: found, checked, converted once, loaded offline; passes extend a cache without touching it."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -177,6 +178,13 @@ def test_a_missing_wheel_says_what_to_install(monkeypatch):
 def test_a_wrong_hash_is_refused_before_anything_is_read():
     with pytest.raises(CheckpointError, match="expected 0000"):
         LanguageModel.load(LanguageModelConfig(sha256="0" * 64))
+
+
+@pytest.mark.parametrize("size", [0, 5, (1 << 20) + 1])
+def test_the_hash_of_a_file_is_that_of_all_its_bytes(size, tmp_path):
+    content = bytes(i % 251 for i in range(size))
+    (tmp_path / "file").write_bytes(content)
+    assert base_weights.file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "gpt5"])

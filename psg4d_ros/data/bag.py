@@ -154,12 +154,6 @@ class Bag:
                 self._feed(transforms, message, received_ns, static=False)
         yield from waiting
 
-    def fill_transforms(self, transforms: TransformBuffer) -> None:
-        """Put all transforms of the bag into ``transforms``, whose history is bounded: for bags shorter than that."""
-        for static in (True, False):
-            for _, message, received_ns in self.messages(self._tf_topics(static)):
-                self._feed(transforms, message, received_ns, static)
-
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, Any, int]]:
         """(topic, message, time of recording in ns) of the given topics (None: all), oldest first."""
         for record, (connection, received_ns, raw) in enumerate(self._records(topics)):

