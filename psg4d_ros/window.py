@@ -6,7 +6,9 @@ Numpy only. State: the kept frames, the newest stamps, the epoch and the origin;
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from psg4d_ros.config import WindowConfig
 from psg4d_ros.structures import AlignedFrame, Float64, Window
 
 NS_PER_S = 1_000_000_000
+# Fewer points than this say little of where the floor is: the origin they give is provisional.
+MIN_ORIGIN_POINTS = 200
 
 
 class Admission(Enum):
@@ -29,6 +33,15 @@ class Admission(Enum):
     def kept(self) -> bool:
         """True when the cloud goes on to alignment and ``push``."""
         return self in (Admission.ACCEPT, Admission.NEW_EPOCH)
+
+
+class _Placement(NamedTuple):
+    """How a frame lies in the core frame, and graphs in their own: fields of AlignedFrame by their names."""
+
+    alignment: str
+    graph_frame_id: str
+    T_core_sensor: Float64
+    T_graph_core: Float64
 
 
 class SlidingWindow:
@@ -49,25 +62,37 @@ class SlidingWindow:
         self._frames: deque[AlignedFrame] = deque(maxlen=config.num_frames)
         self._newest_seen_ns: int | None = None
         self._origin: Float64 | None = None
-        self._core_frame: tuple[str, str] | None = None
+        self._origin_settled = False
+        self._placement: _Placement | None = None  # of the epoch's newest frame with points
+        self._frame_change: tuple[str, str] | None = None
         self._sequence = 0
         self._epoch = 0
-        self._counts = {"accepted": 0, "skipped": 0, "late": 0, "duplicate": 0, "epochs": 0}
+        self._counts = dict.fromkeys(("accepted", "skipped", "late", "duplicate", "epochs", "core_frame_changes"), 0)
 
     @property
     def epoch(self) -> int:
-        """Starts at 0; +1 at each clock jump, reset, or change of core frame."""
+        """Starts at 0; +1 at each clock jump, reset, change of core frame, or first origin that can be relied on."""
         return self._epoch
 
     @property
     def counts(self) -> dict[str, int]:
-        """Clouds accepted, skipped, late and duplicate since construction, and epochs begun after the first."""
+        """Since construction: clouds that came into the window, and those that were skipped, late and duplicate.
+
+        epochs: those begun after the first; core_frame_changes: those of them begun because the clouds before came in
+        another coordinate frame.
+        """
         return dict(self._counts)
 
-    def admit(self, stamp_ns: int) -> Admission:
-        """Judge a cloud by its stamp and count it; NEW_EPOCH clears the window at once.
+    @property
+    def frame_change(self) -> tuple[str, str] | None:
+        """The coordinate frames before and after the last of the ``core_frame_changes``, or None before the first."""
+        return self._frame_change
 
-        Gaps are measured against the newest cloud seen, kept or not, so a long ``frame_interval_s`` is no gap.
+    def admit(self, stamp_ns: int) -> Admission:
+        """Judge a cloud by its stamp, and count it if it is refused (``push`` counts the others).
+
+        NEW_EPOCH clears the window at once. Gaps are measured against the newest cloud seen, kept or not, so a long
+        ``frame_interval_s`` is no gap.
         """
         newest = self._newest_seen_ns
         if newest is None:
@@ -89,10 +114,12 @@ class SlidingWindow:
         return self._keep(stamp_ns, Admission.ACCEPT)
 
     def push(self, frame: AlignedFrame) -> Window | None:
-        """Append an admitted frame; the window, or None while it holds fewer than ``min_frames``.
+        """Append an admitted frame and count it; the window, or None while it holds fewer than ``min_frames``.
 
         A frame whose points lie in another core frame than those before (another sensor, or a floor found at last)
-        begins a new epoch, because coordinates, cached features and tracks no longer compare.
+        begins a new epoch, because coordinates, cached features and tracks no longer compare. So does the first frame
+        of MIN_ORIGIN_POINTS points when it moves an origin that fewer points gave. A frame without points says nothing
+        of coordinates, whatever its frame_id: it takes on those of the epoch.
         Raises ValueError for a frame that is not newer than the newest one in the window.
         """
         if self._frames and frame.stamp_ns <= self._frames[-1].stamp_ns:
@@ -100,14 +127,12 @@ class SlidingWindow:
                 f"frame of {frame.stamp_ns} ns pushed after {self._frames[-1].stamp_ns} ns; admit it first"
             )
         if len(frame.frame):
-            core_frame = (frame.alignment, frame.graph_frame_id)
-            if self._core_frame is not None and core_frame != self._core_frame:
-                self._begin_epoch()
-            self._core_frame = core_frame
-            if self._origin is None:
-                self._origin = voxel_origin(frame)
+            self._place(frame)
+        elif self._placement is not None:
+            frame = replace(frame, **self._placement._asdict())
         self._newest_seen_ns = max(frame.stamp_ns, self._newest_seen_ns or frame.stamp_ns)
         self._frames.append(frame)
+        self._counts["accepted"] += 1
         if len(self._frames) < self._min_frames:
             return None
         origin = np.zeros(3) if self._origin is None else self._origin
@@ -123,13 +148,29 @@ class SlidingWindow:
     def _begin_epoch(self) -> None:
         self._frames.clear()
         self._origin = None
-        self._core_frame = None
+        self._origin_settled = False
+        self._placement = None
         self._epoch += 1
         self._counts["epochs"] += 1
 
+    def _place(self, frame: AlignedFrame) -> None:
+        """Begin a new epoch where coordinates no longer compare; set origin and placement where they are new."""
+        before = self._placement
+        if before is not None and (frame.alignment, frame.graph_frame_id) != (before.alignment, before.graph_frame_id):
+            if frame.graph_frame_id != before.graph_frame_id:
+                self._counts["core_frame_changes"] += 1
+                self._frame_change = (before.graph_frame_id, frame.graph_frame_id)
+            self._begin_epoch()
+        enough = len(frame.frame) >= MIN_ORIGIN_POINTS
+        if self._origin is None or (enough and not self._origin_settled):
+            origin = voxel_origin(frame)
+            if self._origin is not None and not np.array_equal(origin, self._origin):
+                self._begin_epoch()
+            self._origin, self._origin_settled = origin, enough
+        self._placement = _Placement(frame.alignment, frame.graph_frame_id, frame.T_core_sensor, frame.T_graph_core)
+
     def _keep(self, stamp_ns: int, admission: Admission) -> Admission:
         self._newest_seen_ns = stamp_ns
-        self._counts["accepted"] += 1
         return admission
 
     def _refuse(self, admission: Admission, count: str) -> Admission:

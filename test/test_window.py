@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from psg4d_ros.config import WindowConfig
 from psg4d_ros.structures import AlignedFrame, PointFrame, Window
-from psg4d_ros.window import Admission, SlidingWindow, voxel_origin
+from psg4d_ros.window import MIN_ORIGIN_POINTS, Admission, SlidingWindow, voxel_origin
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -34,6 +36,11 @@ def feed(window: SlidingWindow, stamps: list[int]) -> list[Admission]:
     return admissions
 
 
+def counts_of(window: SlidingWindow, **expected: int) -> None:
+    """All counts are 0 but those given."""
+    assert window.counts == dict.fromkeys(window.counts, 0) | expected
+
+
 def stamps_of(window: Window | None) -> list[int]:
     assert window is not None
     return [f.stamp_ns for f in window.frames]
@@ -43,7 +50,7 @@ def test_frames_at_the_interval_are_kept_and_those_in_between_are_skipped_not_lo
     window = SlidingWindow(WindowConfig(frame_interval_s=0.25))
     admissions = feed(window, [START + i * 50 * MS for i in range(11)])  # 20 Hz for half a second
     assert [i for i, a in enumerate(admissions) if a is Admission.ACCEPT] == [0, 5, 10]
-    assert window.counts == {"accepted": 3, "skipped": 8, "late": 0, "duplicate": 0, "epochs": 0}
+    counts_of(window, accepted=3, skipped=8)
 
 
 def test_a_stream_at_exactly_the_interval_survives_clock_jitter() -> None:
@@ -99,7 +106,7 @@ def test_duplicate_and_older_stamps_are_counted_and_change_nothing() -> None:
     accept = Admission.ACCEPT
     assert admissions == [accept, accept, Admission.DUPLICATE, Admission.LATE, accept]
     assert window.epoch == 0
-    assert window.counts == {"accepted": 3, "skipped": 0, "late": 1, "duplicate": 1, "epochs": 0}
+    counts_of(window, accepted=3, late=1, duplicate=1)
 
 
 def test_a_paused_simulation_clock_goes_on_where_it_stopped() -> None:
@@ -130,7 +137,7 @@ def test_a_bag_that_loops_starts_a_new_epoch_each_time_round() -> None:
         assert admissions[0] is (Admission.NEW_EPOCH if turn else Admission.ACCEPT)
         assert set(admissions[1:]) == {Admission.ACCEPT}
         assert window.epoch == turn
-    assert window.counts == {"accepted": 36, "skipped": 0, "late": 0, "duplicate": 0, "epochs": 2}
+    counts_of(window, accepted=36, epochs=2)
 
 
 def test_one_cloud_without_a_stamp_does_not_throw_the_epoch_away() -> None:
@@ -161,6 +168,18 @@ def test_a_frame_whose_alignment_failed_is_replaced_by_the_next_one() -> None:
     assert window.admit(START + 50 * MS) is Admission.ACCEPT
     result = window.push(aligned(START + 50 * MS))
     assert stamps_of(result) == [START + 50 * MS]
+    counts_of(window, accepted=1)
+
+
+def test_a_frame_whose_alignment_failed_counts_as_nothing_and_the_next_one_is_not_skipped() -> None:
+    window = SlidingWindow(WindowConfig(frame_interval_s=0.25))
+    feed(window, [START])
+    assert window.admit(START + 250 * MS) is Admission.ACCEPT  # no push: the transform was missing
+    counts_of(window, accepted=1)
+    assert feed(window, [START + 300 * MS, START + 350 * MS]) == [Admission.ACCEPT, Admission.SKIPPED]
+    assert window.admit(START + 100 * S) is Admission.NEW_EPOCH  # no push here either
+    assert feed(window, [START + 100 * S + 50 * MS]) == [Admission.ACCEPT]
+    counts_of(window, accepted=3, skipped=1, epochs=1)
 
 
 def test_reset_forgets_frames_stamps_and_origin() -> None:
@@ -188,6 +207,40 @@ def test_origin_is_fixed_by_the_first_frame_with_points_and_stays_for_the_epoch(
     assert first is not None and first.origin.tolist() == [7.0, 7.0, 7.3]
     later = window.push(aligned(START + 2 * S, np.full((10, 3), -90.0)))
     assert later is not None and later.origin.tolist() == [7.0, 7.0, 7.3]
+    settled = window.push(aligned(START + 3 * S, np.full((MIN_ORIGIN_POINTS, 3), 4.2)))
+    assert settled is not None and settled.epoch == 1
+    kept = window.push(aligned(START + 4 * S, np.full((MIN_ORIGIN_POINTS, 3), -90.0)))
+    assert kept is not None and kept.origin.tolist() == [4.0, 4.0, 4.2] and kept.epoch == 1
+
+
+def test_a_stray_point_does_not_fix_the_floor_for_the_epoch() -> None:
+    window = SlidingWindow(WindowConfig(frame_interval_s=0.1))
+    stray = window.push(aligned(START, np.array([[80.0, 0.0, 25.0]])))
+    assert stray is not None and stray.origin.tolist() == [80.0, 0.0, 25.0], "a graph there is all the same"
+    floor = np.c_[np.random.default_rng(0).uniform(-3, 3, (MIN_ORIGIN_POINTS, 2)), np.full(MIN_ORIGIN_POINTS, -1.2)]
+    found = window.push(aligned(START + S, floor))
+    assert found is not None and found.epoch == 1 and stamps_of(found) == [START + S]
+    assert found.origin.tolist() == pytest.approx([0.0, 0.0, -1.2])
+    sparse = window.push(aligned(START + 2 * S, np.array([[80.0, 0.0, 25.0]])))
+    assert sparse is not None and sparse.epoch == 1 and np.array_equal(sparse.origin, found.origin)
+    counts_of(window, accepted=3, epochs=1)
+
+
+def test_an_origin_that_turns_out_right_costs_no_epoch() -> None:
+    window = SlidingWindow(WindowConfig(frame_interval_s=0.1))
+    window.push(aligned(START, np.zeros((5, 3))))
+    full = window.push(aligned(START + S, np.zeros((MIN_ORIGIN_POINTS, 3))))
+    assert full is not None and full.epoch == 0 and len(full.frames) == 2
+    moved = window.push(aligned(START + 2 * S, np.ones((MIN_ORIGIN_POINTS, 3))))
+    assert moved is not None and moved.epoch == 0, "by now it is settled"
+
+
+def test_a_run_of_sparse_clouds_is_one_epoch() -> None:
+    window = SlidingWindow(WindowConfig(num_frames=4, frame_interval_s=0.1))
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        result = window.push(aligned(START + i * S, rng.uniform(-9, 9, (int(rng.integers(1, MIN_ORIGIN_POINTS)), 3))))
+        assert result is not None and result.epoch == 0 and len(result.frames) == min(i + 1, 4)
 
 
 def test_one_point_is_a_frame_like_any_other() -> None:
@@ -216,6 +269,40 @@ def test_another_core_frame_begins_a_new_epoch_because_nothing_compares_any_more
     other = window.push(aligned(START + 3 * S, points, "floor", "other_lidar"))
     assert other is not None and other.epoch == 2
     assert window.counts["epochs"] == 2
+
+
+def test_frames_that_alternate_are_counted_apart_and_named() -> None:
+    window = SlidingWindow(WindowConfig(frame_interval_s=0.1))
+    points = np.ones((MIN_ORIGIN_POINTS, 3))
+    window.push(aligned(START, points[:5], "identity", "left"))
+    window.push(aligned(START + S, points, "floor", "left"))
+    counts_of(window, accepted=2, epochs=1)  # the floor was found at last: that is no other sensor
+    assert window.frame_change is None
+    window.push(aligned(START + 2 * S, None, "identity", "right"))
+    assert window.frame_change is None, "an empty frame says nothing of its coordinates"
+    for i, name in enumerate(("right", "left", "right"), 3):
+        window.push(aligned(START + i * S, points, "floor", name))
+    counts_of(window, accepted=6, epochs=4, core_frame_changes=3)
+    assert window.frame_change == ("left", "right")
+
+
+@pytest.mark.parametrize("frame_id", ["lidar", "other", ""])
+def test_an_empty_frame_takes_on_the_placement_of_the_epoch(frame_id: str) -> None:
+    window = SlidingWindow(WindowConfig(num_frames=2, frame_interval_s=0.1))
+    T_core_sensor, T_graph_core = np.diag([-1.0, -1.0, 1.0, 1.0]), np.diag([-1.0, -1.0, 1.0, 1.0])
+    T_core_sensor[2, 3], T_graph_core[2, 3] = 1.5, -1.5
+    full = aligned(START, np.ones((5, 3)), "floor", "lidar")
+    window.push(replace(full, T_core_sensor=T_core_sensor, T_graph_core=T_graph_core))
+    for i in range(1, 5):  # for longer than the window remembers a frame with points
+        result = window.push(aligned(START + i * S, None, "identity", frame_id))
+        assert result is not None and result.epoch == 0
+        newest = result.newest
+        assert (newest.stamp_ns, newest.alignment, newest.graph_frame_id) == (START + i * S, "floor", "lidar")
+        assert np.array_equal(newest.T_core_sensor, T_core_sensor)
+        assert np.array_equal(newest.T_graph_core, T_graph_core)
+    window.reset()
+    first = window.push(aligned(START + 9 * S, None, "identity", frame_id))
+    assert first is not None and first.newest.graph_frame_id == frame_id, "nothing is known of the new epoch"
 
 
 @given(st.lists(st.integers(-20, 20), min_size=1, max_size=60), st.integers(1, 6), st.sampled_from([0.0, 0.1, 1.0]))
