@@ -103,7 +103,9 @@ def _mix(old: dict[str, float], new: dict[str, float], gain: float) -> dict[str,
 
 
 class Tracker:
-    """State: the tracks, their relations, and who owned each point of the frames of the last windows."""
+    """State: the tracks, their relations, who owned each point of the frames of the last windows, and how many graphs
+    there were: each graph's ``sequence`` is one more than the last one's, over epochs and resets too.
+    """
 
     def __init__(self, config: TrackerConfig) -> None:
         self._config = config
@@ -114,9 +116,10 @@ class Tracker:
         self._last_labels: dict[int, Int32] = {}  # stamp_ns of a frame -> int32[N] the last window's point_instance
         self._last_ids = np.zeros(1, dtype=np.int32)  # int32[I + 1] track of the last window's instance i at i + 1
         self._next_id = 1
+        self._sequence = 0
 
     def reset(self) -> None:
-        """Forget all tracks and relations; ids begin at 1 again."""
+        """Forget all tracks and relations; ids begin at 1 again, while the numbers of the graphs go on."""
         self._epoch = None
         self._tracks.clear()
         self._last_labels.clear()
@@ -145,7 +148,9 @@ class Tracker:
         self._last_labels = {f.stamp_ns: p for f, p in zip(window.frames, prediction.point_instance, strict=True)}
         self._last_ids = ids
         self._relations.update(prediction, ids, self._tracks.keys())
-        return self._graph(prediction, model_id, model_sha256)
+        graph = self._graph(prediction, model_id, model_sha256)
+        self._sequence += 1
+        return graph
 
     def _new_track(self, instance: InstancePrediction, segment: _Segment) -> int:
         track_id, self._next_id = self._next_id, self._next_id + 1
@@ -224,7 +229,7 @@ class Tracker:
             window_start_ns=window.frames[0].stamp_ns,
             window_end_ns=newest.stamp_ns,
             num_frames=len(window.frames),
-            sequence=window.sequence,
+            sequence=self._sequence,
             epoch=window.epoch,
             model_id=model_id,
             model_sha256=model_sha256,

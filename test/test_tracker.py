@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from tracking_world import POINTS, START, STEP, Path, Run, S, Thing, frame_of, ongoing, pair, seen_while, still, walk
 
-from psg4d_ros.config import TrackerConfig
+from psg4d_ros.config import TrackerConfig, WindowConfig
 from psg4d_ros.structures import (
+    AlignedFrame,
     GraphStatus,
     InstancePrediction,
     LabelScore,
@@ -20,6 +21,8 @@ from psg4d_ros.structures import (
     RelationPrediction,
     WindowPrediction,
 )
+from psg4d_ros.tracker import Tracker
+from psg4d_ros.window import SlidingWindow
 
 # Ids
 
@@ -157,6 +160,30 @@ def test_an_empty_newest_frame_keeps_the_tracks() -> None:
     assert [o.track_id for o in run.step(10).objects] == [1]
 
 
+@pytest.mark.parametrize("frame_id", ["other_lidar", ""])
+def test_an_empty_cloud_of_another_frame_leaves_the_objects_where_they_are(frame_id: str) -> None:
+    """Through the sliding window, which knows how the epoch's clouds lie; the empty one says nothing of that."""
+    T_core_sensor = np.eye(4)
+    T_core_sensor[:3, :3] = Rotation.from_euler("zyx", [30, 20, -10], degrees=True).as_matrix()
+    T_core_sensor[:3, 3] = [0.5, -1.0, 1.2]
+    full, owner = frame_of([Thing("chair1", still(1, 2))], 0, T_core_sensor)
+    none = np.zeros((0, 3), np.float32)
+    nothing = PointFrame(none, None, None, np.zeros(0, np.int64), START + STEP, frame_id)
+    empty = AlignedFrame(nothing, none, np.eye(4), "identity", frame_id, np.eye(4))
+    window, tracker, graphs = SlidingWindow(WindowConfig()), Tracker(TrackerConfig()), []
+    labels = [owner.astype(np.int32), np.zeros(0, np.int32)]
+    for number, frame in enumerate((full, empty), 1):
+        due = window.push(frame)
+        assert due is not None
+        chair = InstancePrediction("chair", 0, 0.9, True)
+        prediction = WindowPrediction(due, (chair,), tuple(labels[:number]), (), GraphStatus.OK, "")
+        graphs.append(tracker.update(prediction, "m", ""))
+    before, after = graphs
+    assert before.frame_id == after.frame_id == "lidar" and after.stamp_ns == START + STEP
+    (a,), (b,) = before.objects, after.objects
+    assert b.position.tolist() == a.position.tolist() and b.orientation.tolist() == a.orientation.tolist()
+
+
 def test_nothing_at_all_is_an_empty_graph() -> None:
     graph = Run([]).step(0)
     assert graph.objects == () and graph.relations == ()
@@ -197,6 +224,16 @@ def test_reset_starts_ids_anew_within_the_same_epoch() -> None:
     run.steps(10)
     run.tracker.reset()
     assert [(o.track_id, o.label) for o in run.step(10).objects] == [(1, "chair")]
+
+
+def test_graphs_are_numbered_without_a_gap_whatever_windows_they_come_from() -> None:
+    run = Run([Thing("chair1", still(0))])
+    for newest in (3, 4, 9, 30):  # windows that were never served leave no gap
+        run.step(newest)
+    run.step(50, epoch=1)
+    run.tracker.reset()
+    run.step(60, epoch=1)
+    assert [g.sequence for g in run.graphs] == [0, 1, 2, 3, 4, 5]
 
 
 # What is said of an object
