@@ -73,7 +73,7 @@ class RelationSpans:
         }
 
     def current(self) -> tuple[Relation, ...]:
-        """All spans, in an order that depends on nothing but themselves."""
+        """All spans, best score first; equal ones by their ids, so that the order depends on nothing but themselves."""
         relations = [
             Relation(
                 subject_id=subject,
@@ -88,7 +88,7 @@ class RelationSpans:
             for (subject, predicate, object_), spans in self._spans.items()
             for span in spans
         ]
-        return tuple(sorted(relations, key=lambda r: (r.subject_id, r.object_id, r.predicate, r.start_ns)))
+        return tuple(sorted(relations, key=lambda r: (-r.score, r.subject_id, r.object_id, r.predicate, r.start_ns)))
 
     def _remembered(self, span: _Span, now_ns: int) -> bool:
         return span.ongoing or now_ns - span.end_ns <= self._history_ns

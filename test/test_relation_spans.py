@@ -79,6 +79,31 @@ def test_other_predicates_and_the_other_direction_are_relations_of_their_own() -
     assert [(r.start_ns - START) for r in graph.relations] == [0, 0, 0]
 
 
+def test_the_best_relation_comes_first_and_equals_by_their_ids() -> None:
+    said = [("near", 0.3), ("on", 0.9), ("under", 0.5), ("above", 0.5)]
+
+    def several(index: dict[str, int], frames: list[int]) -> list[RelationPrediction]:
+        a = ongoing(index, frames)
+        back = replace(a, subject=a.object, object=a.subject, predicate="behind", score=0.5)
+        return [back, *(replace(a, predicate=word, score=score) for word, score in said)]
+
+    run = Run(pair())
+    graph = run.step(0, relations=several)
+    person, chair = run.truth[-1]["person1"], run.truth[-1]["chair1"]
+    equals = sorted([(person, chair, "above"), (person, chair, "under"), (chair, person, "behind")])
+    found = [(r.subject_id, r.object_id, r.predicate) for r in graph.relations]
+    assert found == [(person, chair, "on"), *equals, (person, chair, "near")]
+
+
+def test_an_ended_relation_of_a_better_score_comes_before_an_ongoing_one() -> None:
+    def two(index: dict[str, int], frames: list[int]) -> list[RelationPrediction]:
+        a = ongoing(index, frames, score=0.4)
+        return [a, replace(a, predicate="touching", score=0.7, end_frame=1)]
+
+    graph = Run(pair()).step(3, relations=two)
+    assert [(r.predicate, r.ongoing) for r in graph.relations] == [("touching", False), ("on", True)]
+
+
 def test_ended_relations_stay_for_the_history_and_no_longer() -> None:
     run = Run(pair(), config=TrackerConfig(relation_history_s=3.0))
     run.steps(40, relations=between(2, 10))
