@@ -17,6 +17,7 @@ from rclpy.qos import ReliabilityPolicy
 from ros_support import cloud_message, room, ros_context, spinning, values, wait_until
 
 from psg4d_ros.ros import load, outputs
+from psg4d_ros.srv import QuerySceneGraph
 
 pytestmark = pytest.mark.ros
 
@@ -110,8 +111,7 @@ def test_a_burst_of_ten_times_the_rate_loses_no_cloud_and_serves_the_newest_wind
         status = probe.status("inference", lambda s: count(s, "windows_due") == 101)
         assert count(status, "windows_processed") + count(status, "windows_replaced") == 101
         assert count(status, "windows_replaced") > 0
-        sequences = [g.sequence for g in probe.graphs]
-        assert sequences == sorted(set(sequences))
+        assert [g.sequence for g in probe.graphs] == list(range(len(probe.graphs)))
 
 
 def test_what_nobody_listens_to_is_not_built(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,20 @@ def test_simulated_time_that_jumps_back_opens_an_epoch_and_a_pause_silences_noth
         set_clock(99)  # less than what clouds alone would need to show a jump
         status = probe.status("input", lambda s: count(s, "clock_jumps") >= 1)
         assert status.level == DiagnosticStatus.OK
+        assert "no graph yet" in probe.call(QuerySceneGraph, "query").message, "the graph of another time is forgotten"
         assert probe.graph_of(probe.send(99 * 10**9 + 500_000_000)).epoch >= 1
+
+
+def test_clouds_of_two_frames_on_one_topic_are_warned_of(tiny_checkpoint: Path) -> None:
+    with running(tiny_checkpoint) as (_, probe):
+        first = probe.send_and_wait(frame_id="left_optical_frame")
+        other = probe.send_and_wait(frame_id="right_optical_frame")
+        assert (first.epoch, other.epoch) == (0, 1)
+        status = probe.status("input", lambda s: count(s, "core_frame_changes") == 1)
+        assert status.level == DiagnosticStatus.WARN
+        for part in ("left_optical_frame", "right_optical_frame", "set coordinates.target_frame"):
+            assert part in status.message
+        assert "core_frame_changes" not in values(probe.status("inference"))
 
 
 # --- what the model is loaded from

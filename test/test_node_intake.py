@@ -181,6 +181,16 @@ def test_clouds_that_wait_are_bounded_and_can_be_forgotten() -> None:
     assert bench.intake.waiting == 0
 
 
+def test_clouds_of_two_frames_on_one_topic_are_complained_of_with_the_remedy() -> None:
+    bench = Bench()
+    for number, frame_id in enumerate(("left", "left", "right", "left"), 1):
+        bench.take(number * S, frame_id)
+    assert [w.epoch for w in bench.windows] == [0, 0, 1, 2]
+    assert bench.kinds == ["core_frame_changes"] * 2
+    text = str(bench.reports[-1][1])
+    assert "'right'" in text and "'left'" in text and "set coordinates.target_frame" in text
+
+
 def test_points_without_a_finite_coordinate_still_make_a_window() -> None:
     bench = Bench()
     bench.intake.take(cloud_message(np.full((10, 3), np.nan, np.float32), 1 * S))

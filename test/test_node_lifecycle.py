@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_configure_and_cleanup_fifty_times_leaves_nothing_behind(tiny_checkpoint
             assert entities() == before
             if number == 9:  # caches of torch and Fast DDS have filled by then
                 memory = resident_kb()
-        # 40 rounds that leaked one tiny model each would take some 20 MB.
+        # Less than what 40 rounds would take that leaked one tiny model each.
         assert resident_kb() - memory < 10_000
         node.destroy_node()
 
@@ -115,6 +116,62 @@ def test_reset_opens_a_new_epoch_where_ids_start_again(tiny_checkpoint: Path) ->
         if after.objects:
             appeared = [e for e in wait_until(lambda: events, "events") if e.epoch == 1 and e.type == e.OBJECT_APPEARED]
             assert {e.object.track_id for e in appeared} <= {o.track_id for o in after.objects}
+
+
+@pytest.fixture
+def held(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A running node whose next inferences wait: (probe, busy, go_on); busy is set when one has begun."""
+    with running(tiny_checkpoint) as (node, probe):
+        pipeline = node.session.pipeline
+        infer, busy, go_on = pipeline.infer, threading.Event(), threading.Event()
+
+        def slow(window: Any) -> Any:
+            busy.set()
+            assert go_on.wait(20)
+            return infer(window)
+
+        monkeypatch.setattr(pipeline, "infer", slow)
+        try:
+            yield probe, busy, go_on
+        finally:
+            go_on.set()
+
+
+def test_a_window_that_waited_over_a_reset_is_forgotten(held: Any) -> None:
+    probe, busy, go_on = held
+    under_way = probe.send()
+    assert busy.wait(20)
+    probe.send()
+    probe.status("inference", lambda s: values(s)["windows_due"] == "2")
+    assert probe.call(Trigger, "reset").success
+    go_on.set()
+    status = probe.status("inference", lambda s: values(s)["windows_forgotten"] == "1")
+    assert values(status)["windows_processed"] == "1"
+    after = probe.send_and_wait()
+    # The one that was under way is still told of, in its own epoch; the one that waited never is.
+    assert [(stamp_of(g), g.epoch, g.sequence) for g in probe.graphs] == [
+        (under_way, 0, 0),
+        (stamp_of(after), 1, 1),
+    ]
+
+
+def test_a_query_after_a_reset_returns_no_forgotten_graph(held: Any) -> None:
+    probe, busy, go_on = held
+    go_on.set()
+    probe.send_and_wait()
+    assert probe.call(QuerySceneGraph, "query").success
+    assert probe.call(Trigger, "reset").success
+    assert "no graph yet" in probe.call(QuerySceneGraph, "query").message
+    go_on.clear()
+    busy.clear()
+    late = probe.send()
+    assert busy.wait(20)
+    assert probe.call(Trigger, "reset").success
+    go_on.set()
+    probe.graph_of(late)  # an inference that was under way at the reset, and ended after it
+    assert not probe.call(QuerySceneGraph, "query").success
+    graph = probe.send_and_wait()
+    assert stamp_of(probe.call(QuerySceneGraph, "query").graph) == stamp_of(graph)
 
 
 def test_query_answers_from_the_newest_graph(tiny_checkpoint: Path) -> None:

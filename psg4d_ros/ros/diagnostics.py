@@ -25,7 +25,9 @@ COMPLAINT_S = 10.0
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 # Complaints that mean a fault of the node or its surroundings; the others are about single clouds.
 _ERRORS = {"errors", "windows_failed", "out_of_memory"}
-_INPUT_COMPLAINTS = ("clouds_rejected", "transforms_failed", "transforms_refused", "stamps_replaced")
+_INPUT_COMPLAINTS = (
+    "clouds_rejected", "transforms_failed", "transforms_refused", "stamps_replaced", "core_frame_changes"
+)  # fmt: skip
 
 
 @dataclass
@@ -77,7 +79,7 @@ class DiagnosticsReporter:
         counts = {**source.pipeline.counts, **source.health.counts()}
         if source.worker is not None:
             counts["windows_due"] = source.worker.offered
-            counts["windows_processed"] = source.worker.served
+            counts["windows_processed"] = source.worker.served - counts.get("windows_forgotten", 0)
             counts["windows_replaced"] = source.worker.replaced
         now = time.monotonic()
         elapsed, old = now - self._before[0], self._before[1]
@@ -149,8 +151,8 @@ class DiagnosticsReporter:
             "max_points": str(source.shedder.max_points),
             "relations": str(source.shedder.relations).lower(),
         }
-        shown = set(status.values) | {"accepted", "skipped", "late", "duplicate", "epochs", "clouds_received"}
-        for name in ("windows_due", "windows_processed", "windows_replaced", *sorted(_ERRORS)):
+        shown = set(status.values) | source.pipeline.window.counts.keys()
+        for name in ("windows_due", "windows_processed", "windows_replaced", "windows_forgotten", *sorted(_ERRORS)):
             status.values[name] = str(counts.get(name, 0))
         # What is left are the outcomes that the model's parts count.
         for name in sorted(source.pipeline.counts.keys() - shown - status.values.keys()):

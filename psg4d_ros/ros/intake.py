@@ -50,6 +50,7 @@ class CloudIntake:
         self._health = health
         self._monotonic = monotonic
         self._waiting: deque[tuple[PointFrame, float]] = deque()
+        self._frame_changes = 0
 
     @property
     def waiting(self) -> int:
@@ -111,5 +112,16 @@ class CloudIntake:
         except Exception as error:
             self._report("clouds_rejected" if isinstance(error, Psg4dError) else "errors", error)
         else:
+            self._complain_of_frame_changes()
             if window is not None:
                 self._offer(window)
+
+    def _complain_of_frame_changes(self) -> None:
+        changes = self._pipeline.window.counts["core_frame_changes"]
+        if changes == self._frame_changes:
+            return
+        self._frame_changes = changes
+        before, after = self._pipeline.window.frame_change or ("", "")
+        text = f"clouds came in frame {before!r} and now come in {after!r}: a new epoch begins, all tracks are lost"
+        remedy = "set coordinates.target_frame to a frame that both have transforms to, or give each a node of its own"
+        self._report("core_frame_changes", CloudError(f"{text}; {remedy}"))

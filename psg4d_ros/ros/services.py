@@ -58,7 +58,7 @@ class GraphServices:
     def _query(self, request: Any, response: Any) -> Any:
         graph = self._latest()
         if graph is None:
-            response.success, response.message = False, "there is no graph yet; no cloud has been processed"
+            response.success, response.message = False, "there is no graph yet, or none since the last reset"
             return response
         try:
             found = query(

@@ -47,7 +47,8 @@ class Session:
         self._closing = False
         self._problem = ""
         self.health = Health()
-        self.latest: SceneGraph | None = None
+        self._latest: SceneGraph | None = None
+        self._oldest_epoch = 0  # what is of an older one was to be forgotten
         self.checkpoint = Path(config.checkpoint) if config.checkpoint else default_checkpoint()
         self._transforms = open_transforms(node, config.coordinates.target_frame, self.health)
         try:
@@ -73,7 +74,7 @@ class Session:
             self.pipeline,
             self._outputs.types,
             latest=lambda: self.latest,
-            on_reset=self._intake.forget,
+            on_reset=self._forget,
             on_vocabulary=self._publish_labels,
         )
         self._drain_timer = node.create_timer(DRAIN_PERIOD_S, self._drain, clock=steady_clock)
@@ -93,6 +94,12 @@ class Session:
                 backend=f"{backend.name} on {backend.device}",
             )
         )
+
+    @property
+    def latest(self) -> SceneGraph | None:
+        """The newest graph that nobody asked to forget, or None."""
+        graph = self._latest
+        return graph if graph is not None and graph.epoch >= self._oldest_epoch else None
 
     def activate(self) -> None:
         """Start to work. The publishers must be active."""
@@ -146,20 +153,29 @@ class Session:
         self.health.count("clock_jumps")
         self._node.get_logger().info("the clock jumped back; a new epoch begins")
         self._transforms.clock_jumped_back()
-        self._intake.forget()
         self.pipeline.reset()
+        self._forget()
+
+    def _forget(self) -> None:
+        """After a reset of the pipeline: drop the clouds that wait, and all graphs so far."""
+        self._intake.forget()
+        # The graph of a window that is under way right now comes later; it is told by its epoch.
+        self._oldest_epoch = self.pipeline.window.epoch
 
     def _publish_labels(self) -> None:
         stamp_ns = int(self._node.get_clock().now().nanoseconds)
         self._outputs.publish_labels(self.pipeline.model_id, self.pipeline.vocabulary, stamp_ns)
 
     def _process(self, window: Window) -> None:
+        if window.epoch < self.pipeline.window.epoch:
+            self.health.count("windows_forgotten")  # it waited here while a new epoch began
+            return
         start = time.perf_counter()
         graph = self._marked(self.pipeline.infer(window))
         self.health.latency.add((time.perf_counter() - start) * 1e3)
         self.health.stage_ms = dict(graph.stage_ms)
         self.health.alignment = window.newest.alignment
-        self.latest = graph
+        self._latest = graph
         self._outputs.publish(graph)
         if self._shedder.succeeded():
             self._apply_limits()
