@@ -74,22 +74,27 @@ def ros_context(domain: int | None = None) -> Iterator[Any]:
 def spinning(context: Any, *nodes: Any) -> Iterator[Any]:
     """Spin nodes in a thread of their own; the node of the test's side and the node under test never share one."""
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.task import Future
 
     executor = SingleThreadedExecutor(context=context)
     for node in nodes:
         executor.add_node(node)
+    done = Future()
 
     def spin() -> None:
         with suppress(ExternalShutdownException):
-            executor.spin()
+            executor.spin_until_future_complete(done)
 
     thread = threading.Thread(target=spin, daemon=True)
     thread.start()
     try:
         yield executor
     finally:
-        executor.shutdown()
+        # Not by executor.shutdown(): that frees what the thread still works with, and the thread would die of it.
+        done.set_result(None)
         thread.join(10.0)
+        assert not thread.is_alive(), "a callback does not end"
+        executor.shutdown()
 
 
 def cloud_message(
