@@ -79,7 +79,7 @@ def graph_message(graph: SceneGraph, types: MessageTypes) -> Any:
 def graph_from_message(message: Any) -> SceneGraph:
     """The reverse of graph_message, for messages of either kind; ``cloud`` is empty, since the message holds no points.
 
-    Scores, sizes of stages come back in float32's precision. Raises ValueError for a graph that contradicts itself
+    Scores and times of stages come back in float32's precision. Raises ValueError for a graph that contradicts itself
     (repeated track ids, relations between unknown tracks, an unknown status).
     """
     return SceneGraph(

@@ -4,8 +4,8 @@ Turn 1 reads instruction, scene tokens and slots. Scene tokens are a set: they s
 their order does not matter. Slots see the text before them and each other, at one position. Turn 2 extends turn 1's
 cache (without the slots) by the list of described objects and one token per candidate pair. A pair sees the text before
 it and itself, and all pairs share one position, so that adding, removing or reordering pairs changes no other pair's
-state. Source: the chained inference of "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR
-2025); one token per pair is ours.
+state. After the idea of "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025); one token per
+pair is ours.
 """
 
 from __future__ import annotations

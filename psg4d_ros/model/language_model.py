@@ -152,7 +152,7 @@ class LanguageModel(nn.Module):
         return list(self._tokens(text, True))
 
     def _tokens(self, text: str, markers: bool) -> tuple[int, ...]:
-        # The same few words are encoded for every window, at a tenth of a millisecond each.
+        # The same few words come up in every window: each is encoded once.
         key = (text, markers)
         ids = self._ids.get(key)
         if ids is None:
@@ -335,7 +335,7 @@ def tiny_language_model(
     """A random Llama of the same class as the real one with a byte-level tokenizer: for tests and for growth
     benchmarks.
 
-    Needs no files; forward passes take about a millisecond. The same seed gives the same weights.
+    Needs no files, and passes are quick. The same seed gives the same weights.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

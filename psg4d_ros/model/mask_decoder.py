@@ -3,8 +3,8 @@
 Learned queries, moved by the language model's slot states, look at scene tokens and second-level voxels through masked
 cross-attention, and each ends in a mask over the finest voxels, a presence score and an embedding to be named by.
 No step depends on data in Python, and any number of tokens, keys and voxels (0 included) runs through the same graph.
-Source: "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR 2025), 3D mask decoder; masked
-attention after Cheng et al., "Masked-attention Mask Transformer", CVPR 2022.
+After the ideas of "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025) and of
+"Masked-attention Mask Transformer for Universal Image Segmentation" (2022).
 """
 
 from __future__ import annotations

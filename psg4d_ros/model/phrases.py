@@ -1,8 +1,8 @@
 """Vectors of words and phrases, from the lower layers of the language model.
 
 A phrase is read as "a photo of a <phrase>"; the states of its own tokens after a quarter of the layers are averaged,
-and each dimension is standardised over a fixed set of words (a few dimensions are a hundred times larger than the
-rest). Layer, carrier and average were chosen by how often a synonym (couch, sofa) lies nearest to its word, which
+and each dimension is standardised over a fixed set of words (a few dimensions are far larger than the rest). Layer,
+carrier and average were chosen by how often a synonym (couch, sofa) lies nearest to its word, which
 test_language_model.py checks. The words before the phrase are needed: the state of a text's first token tells of its
 position more than of the word.
 """

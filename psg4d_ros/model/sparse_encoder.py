@@ -9,9 +9,8 @@ density and sensor vary: statistics over a batch of voxels would differ between 
 simulated and real sensors, and between a big and a small cloud. LayerNorm looks at one voxel only, so frames stay
 independent of each other (what makes the frame cache exact) and training and inference compute the same thing.
 
-Source: "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR 2025), 3D encoder; U-Net of
-submanifold convolutions after Graham et al., "3D Semantic Segmentation with Submanifold Sparse Convolutional Networks",
-CVPR 2018.
+After the ideas of "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025) and of "3D Semantic
+Segmentation with Submanifold Sparse Convolutional Networks" (2018).
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from torch.nn import functional as F
 from psg4d_ros.config import EncoderConfig
 from psg4d_ros.errors import ConfigError
 
-# Gathered rows are multiplied in pieces of this many elements. On a CPU a piece (4 MiB in float32) stays in the cache,
-# which makes 20k voxels four times as fast as one big gather; on a GPU the limit only bounds memory.
+# Gathered rows are multiplied in pieces of this many elements. On a CPU a piece is small enough to stay in the cache,
+# which one big gather would leave; on a GPU the limit only bounds memory.
 _CHUNK_ELEMENTS_CPU = 1 << 20
 _CHUNK_ELEMENTS_GPU = 1 << 27
 

@@ -2,7 +2,7 @@
 
 It is a residual that starts at zero: at first a window's tokens are its frames' tokens, so parts taught on single
 images go on as they did, and time enters only as far as training finds it useful.
-Source: "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (CVPR 2025), temporal part.
+After the idea of "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from psg4d_ros.voxelize import KEY_BITS, MAX_COORD, pack_keys, unpack_keys
 
 # (dx, dy, dz) of the 27 neighbours, z fastest: (-1, -1, -1), (-1, -1, 0), ... (1, 1, 1); entry 13 is the voxel itself.
 OFFSETS = tuple((dx, dy, dz) for dx in (-1, 0, 1) for dy in (-1, 0, 1) for dz in (-1, 0, 1))
-# Up to this many cells (32 MB) a dense look-up table is several times faster than a sorted search.
+# Up to this many cells a dense look-up table serves, which is faster than a sorted search; beyond, it takes too much.
 DENSE_CELLS = 8_000_000
 
 
