@@ -6,6 +6,7 @@ live in ``latency_ms`` and ``runtime``, and without them the whole result is byt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from psg4d_ros.cloud import frame_from_cloud
 from psg4d_ros.config import to_dict
 from psg4d_ros.data.bag import open_bag
-from psg4d_ros.errors import CloudError, Psg4dError, TransformError
+from psg4d_ros.errors import Psg4dError
 from psg4d_ros.pipeline import ScenePipeline
 from psg4d_ros.structures import Relation, SceneGraph, SceneObject
 from psg4d_ros.transforms import TransformBuffer
@@ -32,13 +34,18 @@ PERCENTILES = (50, 95, 99)
 
 @dataclass
 class ReplayResult:
-    """What a replay found. graphs: in order of time. stage_ms: per stage, one value per window that ran it."""
+    """What a replay found.
+
+    graphs: in order of time. stage_ms: per stage, one value per window that ran it. dtype: numbers that the language
+    model computed with, on which answers depend slightly.
+    """
 
     bag: str
     topic: str
     model_id: str
     model_sha256: str
     trained: bool
+    dtype: str
     config: dict[str, Any]
     graphs: list[dict[str, Any]] = field(default_factory=list)
     stage_ms: dict[str, list[float]] = field(default_factory=dict)
@@ -64,7 +71,12 @@ class ReplayResult:
         out: dict[str, Any] = {
             "bag": self.bag,
             "topic": self.topic,
-            "model": {"id": self.model_id, "sha256": self.model_sha256, "trained": self.trained},
+            "model": {
+                "id": self.model_id,
+                "sha256": self.model_sha256,
+                "trained": self.trained,
+                "dtype": self.dtype,
+            },
             "config": self.config,
             "frames_in": self.frames_in,
             "frames_dropped": self.frames_dropped,
@@ -82,6 +94,7 @@ class ReplayResult:
                 "machine": platform.machine(),
                 "cores": os.cpu_count(),
                 "python": platform.python_version(),
+                "torch": torch.__version__,
             }
         return out
 
@@ -98,8 +111,9 @@ def replay_bag(
     """Run a bag through a pipeline made for its transforms.
 
     topic: the cloud topic; None takes the only one there is. limit: stop after that many clouds.
-    progress: wraps the iteration, as tqdm does. Clouds that cannot be used are counted with their reason, and replay
-    goes on. Raises DatasetError when the bag itself cannot be read.
+    progress: wraps the iteration, as tqdm does. Clouds that cannot be used, and those whose window fails with an error
+    of ours, are counted with their reason, and replay goes on: what is finished is never lost. Raises DatasetError when
+    the bag itself cannot be read.
     """
     transforms = TransformBuffer()
     with open_bag(path) as bag:
@@ -111,18 +125,20 @@ def replay_bag(
             model_id=pipeline.model_id,
             model_sha256=pipeline.model_sha256,
             trained=pipeline.trained,
+            dtype=str(pipeline.predictor.model.language_model.dtype).removeprefix("torch."),
             config=to_dict(pipeline.config),
             device=str(pipeline.predictor.backend.device),
         )
         start = time.perf_counter()
-        clouds: Iterable[Any] = bag.clouds(topic, transforms=transforms)
+        wait_s = pipeline.config.coordinates.tf_timeout_s  # as long as the node waits for a transform
+        clouds: Iterable[Any] = bag.clouds(topic, transforms=transforms, tf_wait_s=wait_s)
         for message, received_ns in progress(clouds, bag.count(topic)) if progress else clouds:
             if limit is not None and result.frames_in >= limit:
                 break
             result.frames_in += 1
             try:
                 graph = pipeline.update(frame_from_cloud(message, stamp_ns=_stamp_or(message, received_ns)))
-            except (CloudError, TransformError) as error:
+            except Psg4dError as error:
                 result.frames_dropped += 1
                 result.errors[str(error)] += 1
                 continue
@@ -207,19 +223,40 @@ def _percentiles(values: list[float]) -> dict[str, float]:
     return {f"p{p}": round(float(np.percentile(values, p)), 3) for p in PERCENTILES}
 
 
+def check_writable(path: Path) -> None:
+    """Raise Psg4dError, as write_json will, when ``path`` cannot be written; for before a long run.
+
+    Makes the folder, and leaves what is at ``path`` as it is.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder, expected the name of a file")
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-"):
+            pass
+    except OSError as error:
+        raise Psg4dError(f"cannot write {path}: {error}") from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all: to a temporary file beside ``path``, then renamed over it.
 
-    Raises Psg4dError when the folder cannot be written.
+    Raises Psg4dError when the file cannot be written; nothing is left behind then.
     """
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, prefix=f".{path.name}-", delete=False, encoding="utf-8"
         ) as file:
+            temporary = Path(file.name)
             file.write(text)
-        os.chmod(file.name, 0o644)  # temporary files are private; a result is as readable as any other file
-        os.replace(file.name, path)
+        temporary.chmod(0o644)  # temporary files are private; a result is as readable as any other file
+        temporary.replace(path)
     except OSError as error:
         raise Psg4dError(f"cannot write {path}: {error}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # what counts was said above
+                temporary.unlink(missing_ok=True)
