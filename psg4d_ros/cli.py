@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psg4d_ros.errors import Psg4dError
+from psg4d_ros.evaluation.result_files import check_writable, write_json
 from psg4d_ros.threads import wait_briefly
 from psg4d_ros.version import version
 
@@ -106,6 +107,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace, bag: Path, on_graph: Callable[[SceneGraph], None] | None = None) -> ReplayResult:
     config = _pipeline_config(options)
+    if options.json:
+        check_writable(options.json)  # before the work, not after it
     from tqdm import tqdm
 
     from psg4d_ros.checkpoint import default_checkpoint
@@ -124,7 +127,6 @@ def _run(options: argparse.Namespace, bag: Path, on_graph: Callable[[SceneGraph]
 
 
 def _report(options: argparse.Namespace, result: ReplayResult, values: dict[str, Any]) -> None:
-    from psg4d_ros.evaluation.replay import write_json
     from psg4d_ros.evaluation.tables import replay_table
 
     if options.json:
@@ -140,7 +142,6 @@ def _pipeline_config(options: argparse.Namespace) -> PipelineConfig:
 
 def _check(options: argparse.Namespace) -> int:
     from psg4d_ros.environment import check_environment
-    from psg4d_ros.evaluation.replay import write_json
 
     items = check_environment(options.checkpoint)
     ok = all(item.ok or item.optional for item in items)

@@ -104,14 +104,13 @@ class AlignedFrame:
 class Window:
     """F consecutive frames of one epoch, oldest first.
 
-    sequence: counts the windows of a run from 0. epoch: +1 on reset and on clock jumps; cached features, tracks and
-    ids are valid inside one epoch only. origin: float64[3], core frame, metres: the epoch's voxel origin; its z is
-    the estimated floor height, so a voxel's height above it means height above the floor.
+    epoch: +1 on reset, on clock jumps and when the core frame or the origin changes; cached features, tracks and ids
+    are valid inside one epoch only. origin: float64[3], core frame, metres: the epoch's voxel origin; its z is the
+    estimated floor height, so a voxel's height above it means height above the floor.
     """
 
     frames: tuple[AlignedFrame, ...]
     epoch: int
-    sequence: int
     origin: Float64
 
     def __post_init__(self) -> None:

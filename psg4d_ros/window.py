@@ -65,7 +65,6 @@ class SlidingWindow:
         self._origin_settled = False
         self._placement: _Placement | None = None  # of the epoch's newest frame with points
         self._frame_change: tuple[str, str] | None = None
-        self._sequence = 0
         self._epoch = 0
         self._counts = dict.fromkeys(("accepted", "skipped", "late", "duplicate", "epochs", "core_frame_changes"), 0)
 
@@ -136,9 +135,7 @@ class SlidingWindow:
         if len(self._frames) < self._min_frames:
             return None
         origin = np.zeros(3) if self._origin is None else self._origin
-        window = Window(frames=tuple(self._frames), epoch=self._epoch, sequence=self._sequence, origin=origin.copy())
-        self._sequence += 1
-        return window
+        return Window(frames=tuple(self._frames), epoch=self._epoch, origin=origin.copy())
 
     def reset(self) -> None:
         """Forget all frames and begin a new epoch; the next cloud is accepted whatever its stamp."""

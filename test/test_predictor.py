@@ -113,7 +113,7 @@ def scene(sensor=(SOUTH, SOUTH, SOUTH), *, origin=(0.0, 0.0, 0.0), epoch=0, shif
         pose = np.eye(4)
         pose[:3, 3] = np.add(position, origin)
         frames.append(AlignedFrame(frame, points, pose, "tf", "odom", np.eye(4), stale_tf=number in stale))
-    return Window(tuple(frames), epoch=epoch, sequence=0, origin=np.array(origin))
+    return Window(tuple(frames), epoch=epoch, origin=np.array(origin))
 
 
 def test_a_bag_that_loops_repeats_its_stamps_and_is_encoded_anew(make, spy):

@@ -22,7 +22,7 @@ def window_of(count: int) -> Window:
         )
         eye = np.eye(4)
         frames.append(AlignedFrame(frame, frame.points, eye, "identity", "sensor", eye))
-    return Window(tuple(frames), epoch=0, sequence=0, origin=np.zeros(3))
+    return Window(tuple(frames), epoch=0, origin=np.zeros(3))
 
 
 def measure(boxes: list[list[list[float]]], is_thing: list[bool], max_pairs: int = 10):

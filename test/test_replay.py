@@ -12,7 +12,8 @@ from psg4d_ros.cloud import cloud_message
 from psg4d_ros.config import CoordinatesConfig, InferenceConfig, PipelineConfig
 from psg4d_ros.data.bag import BagWriter, bag_types
 from psg4d_ros.errors import ConfigError, Psg4dError
-from psg4d_ros.evaluation.replay import check_writable, replay_bag, write_json
+from psg4d_ros.evaluation.replay import replay_bag
+from psg4d_ros.evaluation.result_files import check_writable, write_json
 from psg4d_ros.messages import header_message
 from psg4d_ros.pipeline import ScenePipeline
 

@@ -120,7 +120,7 @@ class Run:
             merged = len(instances) if thing.name in merge else merged
         index = {self.world[k].name: int(slot[k + 1]) - 1 for k in present}
         return WindowPrediction(
-            window=Window(tuple(frames), epoch, newest, np.zeros(3)),
+            window=Window(tuple(frames), epoch, np.zeros(3)),
             instances=tuple(instances),
             point_instance=tuple(slot[o] for o in owners),
             relations=tuple(relations(index, indices)) if relations else (),

@@ -18,7 +18,7 @@ def graph_table(graph: SceneGraph, *, timings: bool = True) -> str:
     """Objects and relations of one graph; lengths in metres, times in seconds relative to the newest frame."""
     took = f"  {sum(graph.stage_ms.values()):.0f} ms" if timings else ""
     lines = [
-        f"frame {graph.sequence + 1}  window of {graph.num_frames}  {len(graph.cloud.points)} points"
+        f"graph {graph.sequence + 1}  window of {graph.num_frames}  {len(graph.cloud.points)} points"
         f"{took}  [{graph.status.name}]  in {graph.frame_id}"
     ]
     lines.append(

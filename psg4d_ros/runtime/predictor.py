@@ -191,6 +191,6 @@ class WindowPredictor:
             frames.append(AlignedFrame(frame, points, identity, "identity", "warm_up", identity))
         for count in sorted({1, num_frames}):
             # No run uses a negative epoch, so nothing cached here is taken for a frame of a run.
-            self.predict(Window(tuple(frames[:count]), epoch=-2, sequence=0, origin=np.zeros(3)))
+            self.predict(Window(tuple(frames[:count]), epoch=-2, origin=np.zeros(3)))
         self.cache.clear()
         self.counts.clear()
