@@ -16,7 +16,8 @@ from node_support import TOPIC, Probe, make_node, running, stamp_of
 from rclpy.qos import ReliabilityPolicy
 from ros_support import cloud_message, room, ros_context, spinning, values, wait_until
 
-from psg4d_ros.ros import load, outputs
+from psg4d_ros.ros import load, outputs, qos
+from psg4d_ros.ros.health import Health
 from psg4d_ros.srv import QuerySceneGraph
 
 pytestmark = pytest.mark.ros
@@ -72,6 +73,58 @@ def test_large_best_effort_clouds_without_a_profile_name_the_one_we_ship(
         status = probe.status("input", lambda s: "shared memory" in s.message)
         assert status.level == DiagnosticStatus.WARN
         assert "config/fastdds.xml" in status.message
+
+
+@pytest.mark.parametrize("sent", [0, 1], ids=["from the start", "after a cloud"])
+@pytest.mark.parametrize("reliability", ["auto", "best_effort"])
+@pytest.mark.parametrize("profile", ["", "/some/profile.xml"], ids=["no profile", "profile"])
+def test_a_publisher_that_is_silent_is_warned_of_whatever_the_qos_and_profile(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, sent: int, reliability: str, profile: str
+) -> None:
+    monkeypatch.setattr(qos, "SILENCE_S", 0.3)
+    with running(tiny_checkpoint, input__reliability=reliability) as (_, probe):
+        # Only now: Fast DDS of this process must not look for it.
+        monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
+        monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", profile)
+        for _ in range(sent):
+            probe.send_and_wait()
+        status = probe.status("input", lambda s: "no cloud" in s.message)
+        assert status.level == DiagnosticStatus.WARN
+        assert f"no cloud {'for' if sent else 'yet'}" in status.message
+        # Whether the publisher has the profile cannot be seen from here.
+        assert ("in the publisher's process too" in status.message) is (reliability == "best_effort")
+        assert ("in this process" in status.message) is (reliability == "best_effort" and not profile)
+
+
+def test_silence_counts_from_the_moment_that_somebody_publishes(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(qos, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    health = Health(monotonic=lambda: now[0])
+    with ros_context() as context:
+        node = make_node(context, tiny_checkpoint)
+        subscription = qos.CloudSubscription(node, node.config.input, print, health)
+        subscription.open()
+        now[0] += 100.0
+        assert subscription.match().problem == ""  # nobody is there to be silent
+        publisher = Probe(context)
+        wait_until(lambda: subscription.match().publishers == 1, "the publisher")
+        now[0] += qos.SILENCE_S - 1
+        assert subscription.match().problem == ""
+        now[0] += 2
+        assert "no cloud yet" in subscription.match().problem
+        health.cloud_arrived(10)
+        assert subscription.match().problem == ""
+        now[0] += qos.SILENCE_S + 1
+        assert "no cloud for 6 s" in subscription.match().problem
+        # While it was not subscribed nothing could come.
+        subscription.close()
+        subscription.open()
+        assert subscription.match().problem == ""
+        subscription.destroy()
+        publisher.node.destroy_node()
+        node.destroy_node()
 
 
 def test_clouds_that_the_middleware_lost_are_counted_as_dropped(tiny_checkpoint: Path) -> None:

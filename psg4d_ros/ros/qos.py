@@ -22,7 +22,7 @@ from .health import Health
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
 # The shared-memory segment of Fast DDS holds 512 KiB unless a profile says otherwise.
 SAFE_BYTES = 500_000
-# How long publishers may be known without a cloud before that is worth a warning.
+# How long publishers may be known, or a publisher may stop, without a cloud before that is worth a warning.
 SILENCE_S = 5.0
 # A loss keeps the warning up for this long.
 RECENT_LOSS_S = 10.0
@@ -55,9 +55,11 @@ def profile_loaded() -> bool:
 
 
 def profile_advice() -> str:
-    """What to do against losses of large clouds."""
-    profile = share_directory() / "config" / "fastdds.xml"
-    return f"export FASTDDS_DEFAULT_PROFILES_FILE={profile} in this process and in the publisher's"
+    """What to do against losses of large clouds. Each process writes into a segment of its own."""
+    setting = f"export FASTDDS_DEFAULT_PROFILES_FILE={share_directory() / 'config' / 'fastdds.xml'}"
+    if profile_loaded():
+        return f"{setting} in the publisher's process too"
+    return f"{setting} in this process and in the publisher's process too"
 
 
 class CloudSubscription:
@@ -74,6 +76,7 @@ class CloudSubscription:
         self._overridden = f"{prefix}reliability" in node._parameter_overrides
         self._incompatible = ""
         self._lost_at = -RECENT_LOSS_S
+        self._publishers_since: float | None = None  # by the steady clock, while subscribed
         # Events come in while their subscription is being waited on; it is opened anew outside of them.
         self._review_soon = node.create_guard_condition(self.review)
 
@@ -89,6 +92,7 @@ class CloudSubscription:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
+            self._publishers_since = None
 
     def destroy(self) -> None:
         """Close for good."""
@@ -130,23 +134,44 @@ class CloudSubscription:
         return Match(asked.name, len(offered), self._loss(asked, len(offered)))
 
     def _loss(self, asked: ReliabilityPolicy, publishers: int) -> str:
-        """What is being lost, or is about to be, on a match that works in principle."""
+        """What is being lost, or does not come, or is about to be lost, on a match that works in principle."""
+        silent_s = self._silent_s(publishers)
         if time.monotonic() - self._lost_at < RECENT_LOSS_S:
             lost = self._health.counts()["messages_lost"]
             return f"the middleware lost {lost} clouds on the way; {profile_advice()}"
-        age = self._health.input_age_s()
-        fast_dds = "fastrtps" in get_rmw_implementation_identifier() and not profile_loaded()
-        if asked == ReliabilityPolicy.RELIABLE or not publishers or not fast_dds:
-            return ""
-        if self._health.largest_cloud_bytes > SAFE_BYTES:
-            size = self._health.largest_cloud_bytes / 1e6
-            return f"BEST_EFFORT clouds of {size:.1f} MB do not fit Fast DDS' default shared memory; {profile_advice()}"
-        if age is None or age > SILENCE_S:
-            return (
-                f"{publishers} BEST_EFFORT publisher(s), but no cloud comes through. Clouds above 0.5 MB get lost in "
-                f"Fast DDS' default shared memory; {profile_advice()}"
-            )
+        best_effort_fast_dds = asked == ReliabilityPolicy.BEST_EFFORT and _fast_dds()
+        if silent_s > SILENCE_S:
+            return self._silence(silent_s, publishers, best_effort_fast_dds)
+        if publishers and best_effort_fast_dds and not profile_loaded():
+            size = self._health.largest_cloud_bytes
+            if size > SAFE_BYTES:
+                return (
+                    f"BEST_EFFORT clouds of {size / 1e6:.1f} MB do not fit Fast DDS' default shared memory; "
+                    f"{profile_advice()}"
+                )
         return ""
+
+    def _silent_s(self, publishers: int) -> float:
+        """How long no cloud has come although somebody publishes them; 0 while nobody does."""
+        now = time.monotonic()
+        if not publishers:
+            self._publishers_since = None
+            return 0.0
+        if self._publishers_since is None:
+            self._publishers_since = now
+        age = self._health.input_age_s()
+        known_s = now - self._publishers_since
+        return known_s if age is None else min(age, known_s)
+
+    def _silence(self, silent_s: float, publishers: int, best_effort_fast_dds: bool) -> str:
+        since = "yet" if self._health.input_age_s() is None else f"for {silent_s:.0f} s"
+        text = f"{publishers} publisher(s) of {self._topic}, but no cloud {since}"
+        if best_effort_fast_dds:
+            return (
+                f"{text}. Either they are silent, or their clouds are above 0.5 MB and get lost in Fast DDS' default "
+                f"shared memory: {profile_advice()}"
+            )
+        return f"{text}; check that the sensor or its driver still delivers"
 
     def _open(self, reliability: ReliabilityPolicy) -> None:
         profile = QoSProfile(
@@ -197,6 +222,10 @@ class CloudSubscription:
 
     def _offered(self) -> list[ReliabilityPolicy]:
         return [info.qos_profile.reliability for info in self._infos() if info.topic_type == CLOUD_TYPE]
+
+
+def _fast_dds() -> bool:
+    return "fastrtps" in get_rmw_implementation_identifier()
 
 
 def _words(offered: Sequence[ReliabilityPolicy]) -> str:
