@@ -26,7 +26,9 @@ class CloudIntake:
     """Parses clouds, lets those whose transform is late wait, and pushes them into the pipeline in order.
 
     offer: takes a due window. now_ns: ROS time, used for clouds without a stamp. report: takes (kind, error) of what
-    went wrong with one cloud; nothing is raised. All methods belong to the callback thread, and none of them blocks.
+    went wrong with one cloud; nothing is raised. jumped_back: called when stamps go back so far that a new epoch
+    begins (a bag that loops without /clock), before that cloud's transform is looked up. All methods belong to the
+    callback thread, and none of them blocks.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class CloudIntake:
         now_ns: Callable[[], int],
         report: Callable[[str, Exception], None],
         health: Health,
+        jumped_back: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pipeline = pipeline
@@ -48,6 +51,10 @@ class CloudIntake:
         self._now_ns = now_ns
         self._report = report
         self._health = health
+        self._jumped_back = jumped_back
+        self._max_backward_ns = round(pipeline.config.window.max_backward_s * NS_PER_S)
+        # The window's epoch, and the newest stamp in it; as the window judges, not as clouds arrive.
+        self._newest: tuple[int, int] | None = None
         self._monotonic = monotonic
         self._waiting: deque[tuple[PointFrame, float]] = deque()
         self._frame_changes = 0
@@ -74,15 +81,29 @@ class CloudIntake:
         """Push the frames whose transform has come or whose time is up, oldest first, and none before an older one."""
         while self._waiting:
             frame, deadline = self._waiting[0]
+            self._notice_jump(frame.stamp_ns)
             patient = self._monotonic() < deadline and len(self._waiting) <= MAX_WAITING
             if patient and not self._transform_ready(frame):
                 return
             self._waiting.popleft()
             self._push(frame)
+            if self._newest is not None:
+                self._newest = (self._pipeline.window.epoch, self._newest[1])
 
     def forget(self) -> None:
         """Drop the frames that wait (the clock jumped, or the node stops)."""
         self._waiting.clear()
+
+    def _notice_jump(self, stamp_ns: int) -> None:
+        """Old transforms are ahead of the new ones after a jump back, and would be kept in their place."""
+        epoch = self._pipeline.window.epoch
+        if self._newest is None or self._newest[0] != epoch:  # a reset: any stamp may come next
+            self._newest = (epoch, stamp_ns)
+        elif 0 < stamp_ns < self._newest[1] - self._max_backward_ns:
+            self._newest = (epoch, stamp_ns)
+            self._jumped_back()
+        else:
+            self._newest = (epoch, max(stamp_ns, self._newest[1]))
 
     def _parse(self, message: Any) -> PointFrame:
         stamp = message.header.stamp

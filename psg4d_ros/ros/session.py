@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rclpy.clock import JumpThreshold
+from rclpy.clock import ClockChange, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 
 from psg4d_ros.checkpoint import default_checkpoint
@@ -66,6 +66,7 @@ class Session:
             now_ns=lambda: int(node.get_clock().now().nanoseconds),
             report=self._report,
             health=self.health,
+            jumped_back=self._transforms.clock_jumped_back,
         )
         self._subscription = CloudSubscription(node, config.input, self._on_cloud, self.health)
         self._outputs = GraphOutputs(node)
@@ -149,9 +150,9 @@ class Session:
         if not self._intake.waiting:
             self._drain_timer.cancel()
 
-    def _on_jump(self, jump: Any) -> None:
+    def _on_jump(self, jump: TimeJump) -> None:
         self.health.count("clock_jumps")
-        self._node.get_logger().info("the clock jumped back; a new epoch begins")
+        self._node.get_logger().info(f"{jump_text(jump)}; a new epoch begins")
         self._transforms.clock_jumped_back()
         self.pipeline.reset()
         self._forget()
@@ -227,6 +228,15 @@ class Session:
             self._node.get_logger().warning(line)
         else:
             self._node.get_logger().error(f"{line}\n{''.join(traceback.format_exception(error))}")
+
+
+def jump_text(jump: TimeJump) -> str:
+    """What happened to the clock."""
+    if jump.clock_change == ClockChange.ROS_TIME_ACTIVATED:
+        return "the clock changed to simulated time (/clock)"
+    if jump.clock_change == ClockChange.ROS_TIME_DEACTIVATED:
+        return "the clock changed to system time"
+    return f"the clock jumped back by {-jump.delta.nanoseconds / 1e9:.1f} s"
 
 
 def free_memory() -> None:

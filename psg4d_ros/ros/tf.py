@@ -22,7 +22,9 @@ from .health import Health
 
 @dataclass(frozen=True)
 class TransformSource:
-    """Where transforms come from. name: for status and diagnostics. clock_jumped_back: to be called when it did."""
+    """Where transforms come from. name: for status and diagnostics. clock_jumped_back: to be called when
+    it did, or when stamps did.
+    """
 
     lookup: TransformLookup | None
     name: str
