@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,16 @@ pytest.importorskip("rclpy", reason="needs rclpy: source a ROS 2 distribution, o
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from node_support import TOPIC, Probe, make_node, running, stamp_of
+from rclpy.clock import ClockChange, TimeJump
+from rclpy.duration import Duration
+from rclpy.parameter import Parameter
 from rclpy.qos import ReliabilityPolicy
 from ros_support import cloud_message, room, ros_context, spinning, values, wait_until
 
-from psg4d_ros.ros import load, outputs, qos
+from psg4d_ros.ros import diagnostics, load, outputs, qos
 from psg4d_ros.ros.health import Health
 from psg4d_ros.srv import QuerySceneGraph
 
@@ -230,7 +236,40 @@ def test_a_fault_in_the_worker_is_an_error_and_the_next_window_works(
         probe.send_and_wait()
 
 
-def _raise(error: Exception) -> Any:
+def test_an_inference_that_does_not_end_is_told_of(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "LONG_INFERENCE_S", 0.2)
+    go_on = threading.Event()
+    with running(tiny_checkpoint) as (node, probe):
+        pipeline = node.session.pipeline
+        infer = pipeline.infer
+        monkeypatch.setattr(pipeline, "infer", lambda w: go_on.wait(30) and infer(w))
+        try:
+            stamp_ns = probe.send()
+            status = probe.status("inference", lambda s: "has been under way for" in s.message)
+            assert status.level == DiagnosticStatus.WARN
+            assert float(values(status)["under_way_s"]) > 0
+        finally:
+            go_on.set()
+        probe.graph_of(stamp_ns)
+        probe.status("inference", lambda s: values(s)["under_way_s"] == "0.0" and "under way" not in s.message)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_inference_thread_that_is_gone_is_an_error(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(tiny_checkpoint) as (node, probe):
+        pipeline = node.session.pipeline
+        infer, failures = pipeline.infer, [SystemExit("injected")]
+        monkeypatch.setattr(pipeline, "infer", lambda w: _raise(failures.pop()) if failures else infer(w))
+        probe.send()
+        status = probe.status("inference", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert "the inference thread has ended; deactivate and activate" in status.message
+        for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+            assert probe.call(ChangeState, "change_state", transition=Transition(id=transition)).success
+        probe.connected().send_and_wait()
+        probe.status("inference", lambda s: "thread" not in s.message)
+
+
+def _raise(error: BaseException) -> Any:
     raise error
 
 
@@ -285,7 +324,58 @@ def test_older_and_repeated_stamps_are_counted_and_a_bag_loop_opens_a_new_epoch(
         assert ahead.epoch == 2
 
 
-def test_simulated_time_that_jumps_back_opens_an_epoch_and_a_pause_silences_nothing(tiny_checkpoint: Path) -> None:
+def test_a_bag_that_loops_without_a_clock_clears_the_transforms(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from psg4d_ros.ros import session
+    from psg4d_ros.ros.tf import TransformSource
+
+    cleared: list[int] = []
+    source = TransformSource(None, "a stand-in", clock_jumped_back=lambda: cleared.append(1))
+    monkeypatch.setattr(session, "open_transforms", lambda *arguments: source)
+    with running(tiny_checkpoint) as (_, probe):
+        start = stamp_of(probe.send_and_wait())
+        probe.graph_of(probe.send(start + 10**9))
+        assert cleared == []
+        assert probe.graph_of(probe.send(start - 60 * 10**9)).epoch == 1
+        assert cleared == [1]
+
+
+@pytest.mark.parametrize(
+    ("change", "delta_ns", "text"),
+    [
+        (ClockChange.ROS_TIME_NO_CHANGE, -1_500_000_000, "the clock jumped back by 1.5 s"),
+        (ClockChange.ROS_TIME_ACTIVATED, 7 * 10**9, "the clock changed to simulated time (/clock)"),
+        (ClockChange.ROS_TIME_DEACTIVATED, 7 * 10**9, "the clock changed to system time"),
+    ],
+)
+def test_a_jump_of_the_clock_is_named_for_what_it_is(change: ClockChange, delta_ns: int, text: str) -> None:
+    from psg4d_ros.ros.session import jump_text
+
+    assert jump_text(TimeJump(change, Duration(nanoseconds=delta_ns))) == text
+
+
+def test_turning_simulated_time_on_is_not_told_as_a_jump_back(
+    tiny_checkpoint: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(tiny_checkpoint) as (node, probe):
+        capfd.readouterr()
+        for value, text in ((True, "the clock changed to simulated time"), (False, "the clock changed to system time")):
+            assert node.set_parameters([Parameter("use_sim_time", value=value)])[0].successful
+            said = ""
+
+            def told(text: str = text) -> bool:
+                nonlocal said
+                said += "".join(capfd.readouterr())
+                return text in said
+
+            wait_until(told, text)
+            assert "jumped back" not in said
+        status = probe.status("input", lambda s: count(s, "clock_jumps") == 2)
+        assert count(status, "epochs") == 2
+
+
+def test_simulated_time_may_pause_and_jump_forward_and_only_a_jump_back_opens_an_epoch(tiny_checkpoint: Path) -> None:
     from rosgraph_msgs.msg import Clock
 
     with running(tiny_checkpoint, use_sim_time=True) as (node, probe):
@@ -299,15 +389,27 @@ def test_simulated_time_that_jumps_back_opens_an_epoch_and_a_pause_silences_noth
             wait_until(lambda: node.get_clock().now().nanoseconds == seconds * 10**9, f"the clock at {seconds}")
 
         set_clock(100)
+        jumps = count(probe.status("input"), "clock_jumps")
         assert probe.graph_of(probe.send(100 * 10**9)).epoch == 0
-        # The simulation pauses: /clock stands still, the diagnostics do not.
-        for _ in range(3):
-            assert probe.status("input").level is not None
-        set_clock(99)  # less than what clouds alone would need to show a jump
-        status = probe.status("input", lambda s: count(s, "clock_jumps") >= 1)
-        assert status.level == DiagnosticStatus.OK
+        # The simulation pauses: /clock stands still, the diagnostics go on, and they still say what is the case.
+        paused = len(probe.diagnostics)
+        wait_until(lambda: len(probe.diagnostics) >= paused + 5, "diagnostics in the pause")
+        assert {m.header.stamp.sec for m in probe.diagnostics[paused + 1 :]} == {100}
+        statuses = {s.name: values(s) for s in probe.diagnostics[-1].status}
+        assert statuses["perception: input"]["lifecycle_state"] == "active"
+        assert statuses["perception: input"]["clouds_received"] == "1"
+        assert statuses["perception: inference"]["windows_processed"] == "1"
+        set_clock(130)  # forward: neither an epoch nor a jump, unless the clouds leave a gap
+        assert count(probe.status("input"), "clock_jumps") == jumps
+        assert probe.call(QuerySceneGraph, "query").success
+        assert probe.graph_of(probe.send(100 * 10**9 + 500_000_000)).epoch == 0
+        assert probe.graph_of(probe.send(130 * 10**9)).epoch == 1
+        set_clock(129)
+        status = probe.status("input", lambda s: count(s, "clock_jumps") == jumps + 1)
+        assert "clock" not in status.message
         assert "no graph yet" in probe.call(QuerySceneGraph, "query").message, "the graph of another time is forgotten"
-        assert probe.graph_of(probe.send(99 * 10**9 + 500_000_000)).epoch >= 1
+        # By less than what clouds alone would need to show a jump.
+        assert probe.graph_of(probe.send(130 * 10**9 - 100_000_000)).epoch == 2
 
 
 def test_clouds_of_two_frames_on_one_topic_are_warned_of(tiny_checkpoint: Path) -> None:
@@ -352,3 +454,21 @@ def test_an_empty_cloud_gives_an_empty_input_status(tiny_checkpoint: Path) -> No
         stamp_ns = probe.stamp_ns
         probe.clouds.publish(cloud_message(np.full((5, 3), np.nan, np.float32), stamp_ns))
         assert probe.graph_of(stamp_ns).status == 3
+
+
+def test_a_cloud_of_two_million_points_goes_through(tiny_checkpoint: Path) -> None:
+    points = 2_000_000
+    xyz = np.resize(room(2000), (points, 3)) + np.random.default_rng(0).normal(0, 0.02, (points, 3))
+    with running(tiny_checkpoint, inference__max_points=20_000) as (_, probe):
+        instances = probe.collect_instances()
+        wait_until(lambda: _subscribed(probe, "instances"), "the subscription")
+        probe.clouds.publish(cloud_message(xyz.astype(np.float32), probe.stamp_ns))
+        graph = probe.graph_of(probe.stamp_ns)
+        (cloud,) = wait_until(lambda: instances, "the instance cloud")
+        # Every point is labelled, although the model saw a part of them only.
+        assert cloud.width * cloud.height == points
+        assert stamp_of(cloud) == stamp_of(graph)
+        status = probe.status("input", lambda s: count(s, "clouds_received") == 1)
+        assert count(status, "frames_dropped") == 0
+        # And the next one is as good as any.
+        probe.send_and_wait()

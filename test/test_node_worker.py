@@ -58,6 +58,50 @@ def test_an_exception_costs_one_item_and_not_the_thread() -> None:
     assert worker.failed == 1
 
 
+def test_a_failing_error_handler_costs_neither_the_thread_nor_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    served: list[int] = []
+
+    def work(item: int) -> None:
+        if item == 0:
+            raise ZeroDivisionError("item 0")
+        served.append(item)
+
+    def on_error(item: int, error: Exception) -> None:
+        raise KeyError("handler")
+
+    worker = NewestWorker(work, on_error)
+    worker.start()
+    worker.offer(0)
+    wait_until(lambda: worker.unreported == 1, "the failure of the handler")
+    worker.offer(1)
+    wait_until(lambda: served == [1], "the next item")
+    assert worker.alive
+    assert worker.stop(10)
+    assert not worker.alive
+    assert (worker.failed, worker.unreported) == (1, 1)
+    assert "ZeroDivisionError: item 0" in caplog.text and "KeyError: 'handler'" in caplog.text
+
+
+def test_it_tells_how_long_an_item_has_been_under_way() -> None:
+    now, busy, go_on = [100.0], threading.Event(), threading.Event()
+
+    def work(item: int) -> None:
+        busy.set()
+        assert go_on.wait(10)
+
+    worker = NewestWorker(work, ignore, monotonic=lambda: now[0])
+    assert not worker.alive
+    worker.start()
+    assert worker.busy_s() == 0.0
+    worker.offer(0)
+    assert busy.wait(10)
+    now[0] += 12.5
+    assert worker.busy_s() == 12.5
+    go_on.set()
+    wait_until(lambda: worker.served == 1 and worker.busy_s() == 0.0, "the end of the item")
+    assert worker.stop(10)
+
+
 def test_stopping_waits_for_the_item_under_way_and_drops_the_one_that_waits() -> None:
     busy, go_on, served = threading.Event(), threading.Event(), []
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # A complaint keeps its status up for this long after it last came up.
 COMPLAINT_S = 10.0
+# An inference that takes longer is told of while it is still under way.
+LONG_INFERENCE_S = 10.0
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 # Complaints that mean a fault of the node or its surroundings; the others are about single clouds.
 _ERRORS = {"errors", "windows_failed", "out_of_memory"}
@@ -81,6 +83,7 @@ class DiagnosticsReporter:
             counts["windows_due"] = source.worker.offered
             counts["windows_processed"] = source.worker.served - counts.get("windows_forgotten", 0)
             counts["windows_replaced"] = source.worker.replaced
+            counts["errors_unreported"] = source.worker.unreported
         now = time.monotonic()
         elapsed, old = now - self._before[0], self._before[1]
         self._before = (now, counts)
@@ -95,6 +98,8 @@ class DiagnosticsReporter:
             self._model(),
             _memory(),
         ]
+        if source.worker is not None:
+            _look_at_worker(statuses[1], source.worker, state)
         statuses[0].values["lifecycle_state"] = state
         hardware_id = source.pipeline.model_id
         return DiagnosticArray(status=[status.message(node_name, hardware_id) for status in statuses])
@@ -154,6 +159,7 @@ class DiagnosticsReporter:
         shown = set(status.values) | source.pipeline.window.counts.keys()
         for name in ("windows_due", "windows_processed", "windows_replaced", "windows_forgotten", *sorted(_ERRORS)):
             status.values[name] = str(counts.get(name, 0))
+        status.values["errors_unreported"] = str(counts.get("errors_unreported", 0))
         # What is left are the outcomes that the model's parts count.
         for name in sorted(source.pipeline.counts.keys() - shown - status.values.keys()):
             status.values[name] = str(counts[name])
@@ -177,6 +183,16 @@ class DiagnosticsReporter:
             "predicates": str(len(source.pipeline.vocabulary.predicates)),
         }
         return status
+
+
+def _look_at_worker(status: Status, worker: NewestWorker[Any], state: str) -> None:
+    """What no outcome tells: an inference that does not end, and a thread that is gone."""
+    busy_s = worker.busy_s()
+    status.values["under_way_s"] = f"{busy_s:.1f}"
+    if state == "active" and not worker.alive:
+        status.raise_to(ERROR, "the inference thread has ended; deactivate and activate the node to start it again")
+    elif busy_s > LONG_INFERENCE_S:
+        status.raise_to(WARN, f"an inference has been under way for {busy_s:.0f} s")
 
 
 def _memory() -> Status:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class NewestWorker(Generic[T]):
     """Runs ``work(item)`` in a thread, one item at a time.
 
     While it is busy, a newer item replaces the one that waits: ``replaced`` counts those that were never served.
-    Exceptions of ``work`` go to ``on_error(item, exception)``, and the thread goes on with the next item. Counters go
-    on over stop and start.
+    Exceptions of ``work`` go to ``on_error(item, exception)``, and the thread goes on with the next item; exceptions
+    of ``on_error`` itself are counted in ``unreported`` and logged. Counters go on over stop and start.
     """
 
-    def __init__(self, work: Callable[[T], None], on_error: Callable[[T, Exception], None]) -> None:
+    def __init__(
+        self,
+        work: Callable[[T], None],
+        on_error: Callable[[T, Exception], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._work = work
         self._on_error = on_error
+        self._monotonic = monotonic
+        self._busy_since: float | None = None
         self._condition = threading.Condition()
         self._waiting: list[T] = []  # at most one; a list because None may be a legal item
         self._stopping = False
@@ -28,10 +38,21 @@ class NewestWorker(Generic[T]):
         self.served = 0
         self.replaced = 0
         self.failed = 0
+        self.unreported = 0
+
+    @property
+    def alive(self) -> bool:
+        """True while the thread runs: from ``start`` until it has stopped."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def busy_s(self) -> float:
+        """How long the item under way has been worked on; 0 when there is none."""
+        since = self._busy_since
+        return 0.0 if since is None else self._monotonic() - since
 
     def start(self) -> None:
         """Start the thread; after a ``stop`` that did not end it, RuntimeError."""
-        if self._thread is not None and self._thread.is_alive():
+        if self.alive:
             raise RuntimeError("the worker still runs")
         self._stopping = False
         # A daemon, so that a process that is told to end is never held for ever by a long inference.
@@ -59,7 +80,7 @@ class NewestWorker(Generic[T]):
         if self._thread is None:
             return True
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return not self.alive
 
     def _run(self) -> None:
         while True:
@@ -69,10 +90,20 @@ class NewestWorker(Generic[T]):
                 if self._stopping:
                     return
                 item = self._waiting.pop()
+            self._busy_since = self._monotonic()
             try:
                 self._work(item)
                 self.served += 1
             except Exception as error:
                 self.failed += 1
-                self._on_error(item, error)
+                self._tell(item, error)
+            finally:
+                self._busy_since = None
             del item  # a window holds megabytes; do not keep it while waiting for the next
+
+    def _tell(self, item: T, error: Exception) -> None:
+        try:
+            self._on_error(item, error)
+        except Exception:
+            self.unreported += 1
+            log.exception("an error could not be reported: %s: %s", type(error).__name__, error)
