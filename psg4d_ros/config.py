@@ -27,7 +27,7 @@ def knob(
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """The sliding window (DESIGN: up to F frames at least frame_interval_s apart)."""
+    """The sliding window: up to num_frames frames, at least frame_interval_s apart."""
 
     num_frames: int = knob(8, "frames in a full window (F)", low=1, high=64)
     frame_interval_s: float = knob(0.25, "least time between two frames of a window, seconds", low=0.0, high=60.0)

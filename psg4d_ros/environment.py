@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
@@ -36,20 +37,22 @@ def check_environment(checkpoint: Path | None = None) -> list[Item]:
             "use Python 3.10, 3.11 or 3.12",
         ),
     ]
-    for package in ("numpy", "scipy", "torch", "transformers", "safetensors", "gguf", "rosbags", "yaml"):
-        distribution = "pyyaml" if package == "yaml" else package
-        items.append(_package(package, distribution, f"pip install {distribution}"))
+    for module in ("numpy", "scipy.optimize", "torch", "transformers", "safetensors", "gguf", "rosbags", "yaml"):
+        distribution = "pyyaml" if module == "yaml" else module.split(".")[0]
+        items.append(_package(module, distribution, f"pip install --upgrade {distribution}"))
     items += [_language_model(), _checkpoint(checkpoint), *_backends(), *_ros()]
     return items
 
 
-def _package(module: str, distribution: str, remedy: str, *, optional: bool = False) -> Item:
-    if importlib.util.find_spec(module) is None:
-        return Item(distribution, False, "not installed", remedy, optional)
+def _package(module: str, distribution: str, remedy: str) -> Item:
     try:
-        return Item(distribution, True, metadata.version(distribution), optional=optional)
+        importlib.import_module(module)
+    except ImportError as error:  # absent, or not made for the numpy that is there
+        return Item(distribution, False, f"does not import: {error}", remedy)
+    try:
+        return Item(distribution, True, metadata.version(distribution))
     except metadata.PackageNotFoundError:  # from a distribution's own packages, without pip metadata
-        return Item(distribution, True, "installed", optional=optional)
+        return Item(distribution, True, "installed")
 
 
 def _language_model() -> Item:

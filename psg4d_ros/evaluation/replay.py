@@ -116,6 +116,7 @@ def replay_bag(
     with open_bag(path) as bag:
         topic = bag.choose_cloud_topic(topic)
         pipeline = make_pipeline(transforms)
+        pipeline.warm_up()  # as the node does, so that the first window's times are like the others
         result = ReplayResult(
             bag=path.name,
             topic=topic,
