@@ -24,7 +24,12 @@ def arguments() -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument("target_frame", default_value="", description="gravity-aligned TF frame, e.g. odom"),
         DeclareLaunchArgument("params_file", default_value="", description="YAML file, see config/perception.yaml"),
         DeclareLaunchArgument("checkpoint", default_value="", description="checkpoint folder; empty: the shipped one"),
-        DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="start RViz too"),
+        DeclareLaunchArgument(
+            "rviz",
+            default_value="false",
+            choices=["true", "false"],
+            description="start RViz too; without target_frame set its Fixed Frame to the frame_id of the clouds",
+        ),
         DeclareLaunchArgument(
             "use_sim_time", default_value="false", choices=["true", "false"], description="time from /clock"
         ),

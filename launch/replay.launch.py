@@ -18,6 +18,7 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -47,6 +48,14 @@ def bag_player(context: LaunchContext) -> list[object]:
     return [player, RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[end]))]
 
 
+def end_without_node(event: ProcessExited, context: LaunchContext) -> list[object]:
+    """The end of the launch when the node is gone: the player would wait for its subscription for ever."""
+    # By name: the node is an action of the included file, which this one does not see.
+    if context.is_shutdown or not event.process_name.startswith("perception_node"):
+        return []
+    return [EmitEvent(event=Shutdown(reason=f"the perception node has ended with {event.returncode}"))]
+
+
 def generate_launch_description() -> LaunchDescription:
     """Called by `ros2 launch`."""
     return LaunchDescription(
@@ -57,6 +66,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "loop", default_value="false", choices=["true", "false"], description="play for ever"
             ),
+            RegisterEventHandler(OnProcessExit(on_exit=end_without_node)),
             IncludeLaunchDescription(
                 PythonLaunchDescriptionSource(str(HERE / "perception.launch.py")),
                 launch_arguments={"use_sim_time": "true"}.items(),

@@ -35,6 +35,8 @@ class Recorded:
 class Context:
     """A launch context in which LaunchConfigurations have the given values."""
 
+    is_shutdown = False
+
     def __init__(self, **values: str) -> None:
         self.values = values
 
@@ -152,6 +154,12 @@ def test_rviz_comes_on_request_in_the_target_frame() -> None:
 
 
 @pytest.mark.usefixtures("fake_launch")
+def test_help_says_what_rviz_needs_without_a_target_frame() -> None:
+    (rviz,) = [a for a in actions_of(PERCEPTION) if kind(a) == "DeclareLaunchArgument" and a.args[0] == "rviz"]
+    assert "without target_frame" in rviz.kwargs["description"] and "Fixed Frame" in rviz.kwargs["description"]
+
+
+@pytest.mark.usefixtures("fake_launch")
 def test_replay_includes_perception_with_simulated_time_and_plays_the_bag_to_its_topic() -> None:
     actions = actions_of(REPLAY)
     declared = [a.args[0] for a in actions if kind(a) == "DeclareLaunchArgument"]
@@ -172,6 +180,38 @@ def test_replay_includes_perception_with_simulated_time_and_plays_the_bag_to_its
     source = (ROOT / "psg4d_ros" / "ros" / "bag_player.py").read_text()
     for option in (o for o in options if o.startswith("--")):
         assert f'"{option}"' in source
+
+
+@pytest.mark.usefixtures("fake_launch")
+@pytest.mark.parametrize(
+    ("process", "is_shutdown", "ends"),
+    [
+        ("perception_node-1", False, True),
+        ("perception_node-2", False, True),
+        ("perception_node-1", True, False),  # it ends because the launch does
+        ("bag_player-2", False, False),  # has a handler of its own, which waits for the last window
+        ("rviz2-3", False, False),
+    ],
+)
+def test_replay_ends_when_the_node_does(process: str, is_shutdown: bool, ends: bool) -> None:
+    actions = actions_of(REPLAY)
+    (register,) = [a for a in actions if kind(a) == "RegisterEventHandler"]
+    (include,) = [a for a in actions if kind(a) == "IncludeLaunchDescription"]
+    assert actions.index(register) < actions.index(include), "the node may fail at once"
+    (handler,) = register.args
+    assert kind(handler) == "OnProcessExit"
+    assert "target_action" not in handler.kwargs, "of any process, the included file's too"
+    context = Context()
+    context.is_shutdown = is_shutdown
+    answer = handler.kwargs["on_exit"](types.SimpleNamespace(process_name=process, returncode=1), context)
+    assert [kind(action) for action in answer] == (["EmitEvent"] if ends else [])
+    for action in answer:
+        assert kind(action.kwargs["event"]) == "Shutdown"
+        assert "perception node has ended with 1" in action.kwargs["event"].kwargs["reason"]
+    # The name of a process begins with that of its executable.
+    (function,) = [a for a in actions_of(PERCEPTION) if kind(a) == "OpaqueFunction"]
+    (node,) = run_function(function, **DEFAULTS)
+    assert process.startswith(node.kwargs["executable"]) is process.startswith("perception")
 
 
 def test_the_shipped_parameter_file_sets_nothing_and_its_examples_are_right() -> None:
@@ -207,11 +247,10 @@ def _real_launch_missing() -> str:
     return ""
 
 
-@pytest.mark.ros
-@pytest.mark.skipif(bool(_real_launch_missing()), reason=_real_launch_missing())
-def test_the_real_ros2_launch_replays_the_bundled_bag(tiny_checkpoint: Path, kinect_bag: Path) -> None:
+def _real_launch(*arguments: str) -> tuple[int, str]:
+    """Exit status and output of the real `ros2 launch psg4d_ros replay.launch.py`, which has to end by itself."""
     command = [sys.executable, "-c", "from ros2cli.cli import main; raise SystemExit(main())", "launch"]
-    command += ["psg4d_ros", "replay.launch.py", f"bag:={kinect_bag}", f"checkpoint:={tiny_checkpoint}"]
+    command += ["psg4d_ros", "replay.launch.py", *arguments]
     environment = os.environ | ENVIRONMENT | {"ROS_DOMAIN_ID": str(own_domain())}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
@@ -222,7 +261,22 @@ def test_the_real_ros2_launch_replays_the_bundled_bag(tiny_checkpoint: Path, kin
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         pytest.fail(f"ros2 launch did not end by itself:\n{output}")
-    assert process.returncode == 0, output
+    return process.returncode, output
+
+
+@pytest.mark.ros
+@pytest.mark.skipif(bool(_real_launch_missing()), reason=_real_launch_missing())
+def test_the_real_ros2_launch_ends_when_the_node_cannot_start(tmp_path: Path, kinect_bag: Path) -> None:
+    _, output = _real_launch(f"bag:={kinect_bag}", f"checkpoint:={tmp_path / 'nothing'}")
+    assert "is not a folder" in output
+    assert "the perception node has ended with 1" in output
+
+
+@pytest.mark.ros
+@pytest.mark.skipif(bool(_real_launch_missing()), reason=_real_launch_missing())
+def test_the_real_ros2_launch_replays_the_bundled_bag(tiny_checkpoint: Path, kinect_bag: Path) -> None:
+    status, output = _real_launch(f"bag:={kinect_bag}", f"checkpoint:={tiny_checkpoint}")
+    assert status == 0, output
     assert "loaded tiny from" in output
     assert "Traceback" not in output
     # Both processes ended by themselves or on launch's SIGINT, none had to be killed.
