@@ -12,6 +12,7 @@ from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
     IncludeLaunchDescription,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     TimerAction,
@@ -53,7 +54,8 @@ def end_without_node(event: ProcessExited, context: LaunchContext) -> list[objec
     # By name: the node is an action of the included file, which this one does not see.
     if context.is_shutdown or not event.process_name.startswith("perception_node"):
         return []
-    return [EmitEvent(event=Shutdown(reason=f"the perception node has ended with {event.returncode}"))]
+    reason = f"the perception node has ended with {event.returncode}, and so does the replay"
+    return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
 
 
 def generate_launch_description() -> LaunchDescription:
