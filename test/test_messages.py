@@ -97,7 +97,9 @@ def test_numpy_scalars_are_fine_too(types, kind, numpy_scalars):
     """The tracker computes with numpy; rclpy would fail on its scalars only at serialisation."""
     as_int, as_float = (np.uint32, np.float32) if numpy_scalars else (int, float)
     one = thing(as_int(1), score=as_float(0.5), class_id=as_int(2), num_points=as_int(3), is_thing=np.bool_(True))
-    over_the_wire(graph_message(graph(one, num_frames=as_int(2), epoch=as_int(1)), types), kind)
+    arrived = over_the_wire(graph_message(graph(one, num_frames=as_int(2), epoch=as_int(1)), types), kind)
+    assert (arrived.num_frames, arrived.epoch) == (2, 1)
+    assert (arrived.objects[0].track_id, arrived.objects[0].score, arrived.objects[0].is_thing) == (1, 0.5, True)
 
 
 def test_messages_that_contradict_themselves_are_refused(types):
