@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -227,6 +228,15 @@ def test_package_xml_declares_what_the_code_imports() -> None:
     assert package.get_build_type() == "ament_cmake"
 
 
+def test_package_xml_declares_what_the_launch_files_start() -> None:
+    packages = pytest.importorskip("catkin_pkg.package", reason="checks package.xml as colcon and rosdep do")
+    package = packages.parse_package(str(ROOT / "package.xml"))
+    text = "".join(path.read_text() for path in ROOT.glob("launch/*.py"))
+    started = set(re.findall(r'package="(\w+)"', text)) - {package.name}
+    assert started  # RViz at least
+    assert started | {"ros2launch"} <= {d.name for d in package.exec_depends}
+
+
 @pytest.fixture(scope="module")
 def source_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkout without anything that was built: building must leave the checkout alone."""
@@ -237,9 +247,7 @@ def source_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns(
         ".*", "__pycache__", "build", "install", "log", "out", "dist", "*.egg-info", "data"
     )
-    shutil.copytree(
-        ROOT, copy, ignore=lambda at, names: ignored(at, names) if Path(at) in (ROOT, ROOT / "test") else []
-    )
+    shutil.copytree(ROOT, copy, ignore=lambda at, names: ignored(at, names) if Path(at) == ROOT else [])
     return copy
 
 
@@ -280,17 +288,19 @@ def test_colcon_workspace_serves_module_messages_and_share(colcon_install: Path)
     code = (
         "import psg4d_ros, psg4d_ros.msg as m\n"
         "from ament_index_python import get_package_prefix, get_package_share_directory\n"
+        "from psg4d_ros.data.bundled import bundled_bag\n"
         "from psg4d_ros.version import share_directory, version\n"
         "from rclpy.serialization import deserialize_message, serialize_message\n"
         "graph = m.SceneGraph(sequence=7, objects=[m.SceneObject(label='chair', track_id=3)])\n"
         "again = deserialize_message(serialize_message(graph), m.SceneGraph)\n"
         "print(psg4d_ros.__file__, m.__file__, get_package_prefix('psg4d_ros'), sep='\\n')\n"
-        "print(share_directory(), version(), sep='\\n')\n"
+        "print(share_directory(), version(), bundled_bag(), sep='\\n')\n"
         "print(get_package_share_directory('psg4d_ros') == str(share_directory()), again == graph)"
     )
-    source, messages, prefix, share, version, same = in_workspace(colcon_install, f'python3 -c "{code}"').splitlines()
+    answer = in_workspace(colcon_install, f'python3 -c "{code}"').splitlines()
+    source, messages, prefix, share, version, recording, same = answer
     assert prefix == str(colcon_install / "psg4d_ros")
-    assert [path for path in (source, messages, share) if not path.startswith(prefix)] == []
+    assert [path for path in (source, messages, share, recording) if not path.startswith(prefix)] == []
     assert version == ElementTree.parse(ROOT / "package.xml").findtext("version")
     assert same == "True True"
     assert {p.name for p in Path(share).iterdir()} >= {n for n in SHARED_FOLDERS if (ROOT / n).is_dir()} | {
@@ -307,6 +317,32 @@ def test_colcon_workspace_has_executables_where_ros2_run_and_launch_look(colcon_
     for name, module in (("perception_node", "psg4d_ros.ros.node"), ("bag_player", "psg4d_ros.ros.bag_player")):
         assert f"from {module} import main" in (folder / name).read_text()
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+def test_colcon_workspace_starts_the_node_until_it_is_told_to_end(colcon_install: Path, tiny_checkpoint: Path) -> None:
+    pytest.importorskip("rclpy", reason="the node needs ROS 2")
+    from node_support import Probe
+    from ros_support import ENVIRONMENT, Process, own_domain, ros_context, spinning
+
+    executable = colcon_install / "psg4d_ros" / "lib" / "psg4d_ros" / "perception_node"
+    arguments = f"--ros-args -p checkpoint:='{tiny_checkpoint}' -p inference.threads:=1"
+    domain = own_domain()
+    environment = clean_environment() | ENVIRONMENT | {"ROS_DOMAIN_ID": str(domain), "PYTHONUNBUFFERED": "1"}
+    start = f"cd / && source '{colcon_install}/setup.bash' && exec '{executable}' {arguments}"
+    node = Process(["env", "-i", *(f"{n}={v}" for n, v in environment.items()), "bash", "-c", start], domain)
+    try:
+        with ros_context(domain) as context:
+            probe = Probe(context)
+            with spinning(context, probe.node):
+                node.wait_for("loaded tiny")
+                probe.connected().send_and_wait()
+        node.signal(signal.SIGINT)
+        assert node.ended() == 0, node.output
+    finally:
+        node.kill()
+    assert "Traceback" not in node.output
 
 
 @pytest.fixture(scope="module")
