@@ -72,8 +72,12 @@ def test_the_node_ends_cleanly(start, tiny_checkpoint: Path, signals: list[int])
     assert "Traceback" not in node.output
 
 
-@pytest.mark.parametrize("signals", [1, 2])
-def test_the_node_ends_cleanly_during_inference(start, tiny_checkpoint: Path, signals: int) -> None:
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]],
+    ids=["SIGINT", "SIGINT twice", "SIGTERM", "SIGINT and SIGTERM"],
+)
+def test_the_node_ends_cleanly_during_inference(start, tiny_checkpoint: Path, signals: list[int]) -> None:
     domain = own_domain()
     node = start("-c", SLOW_NODE, *node_arguments(tiny_checkpoint), domain=domain)
     with ros_context(domain) as context:
@@ -82,8 +86,8 @@ def test_the_node_ends_cleanly_during_inference(start, tiny_checkpoint: Path, si
             node.wait_for("loaded tiny")
             probe.connected().send()
             node.wait_for("inference begins")
-    for _ in range(signals):
-        node.signal(signal.SIGINT)
+    for number in signals:
+        node.signal(number)
         time.sleep(0.05)
     assert node.ended() == 0, node.output
     assert "Traceback" not in node.output
