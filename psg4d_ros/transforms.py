@@ -6,13 +6,13 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from .config import CoordinatesConfig
-from .errors import ConfigError, TransformError
-from .structures import AlignedFrame, Float32, Float64, PointFrame
+from psg4d_ros.config import CoordinatesConfig
+from psg4d_ros.errors import ConfigError, TransformError
+from psg4d_ros.structures import AlignedFrame, Float32, Float64, PointFrame
 
 NS_PER_S = 1_000_000_000
 OPTICAL_SUFFIX = "_optical_frame"
@@ -98,6 +98,18 @@ class TransformBuffer:
             edge.poses.insert(i, pose)
             old = bisect_left(edge.stamps, edge.stamps[-1] - self._cache_ns)
             del edge.stamps[:old], edge.poses[:old]
+
+    def add(self, message: Any, static: bool) -> None:
+        """Take a geometry_msgs/TransformStamped, of any ROS library's classes; otherwise as set_transform."""
+        stamp, move, turn = message.header.stamp, message.transform.translation, message.transform.rotation
+        self.set_transform(
+            message.header.frame_id,
+            message.child_frame_id,
+            stamp.sec * NS_PER_S + stamp.nanosec,
+            (move.x, move.y, move.z),
+            (turn.x, turn.y, turn.z, turn.w),
+            static=static,
+        )
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> tuple[Float64, int]:
         """See TransformLookup. Between two stamps: linear in translation, slerp in rotation; past the newest: held."""

@@ -22,7 +22,6 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from psg4d_ros.errors import DatasetError, TransformError
-from psg4d_ros.messages import stamp_of
 from psg4d_ros.transforms import TransformBuffer
 from psg4d_ros.version import share_directory
 
@@ -191,16 +190,8 @@ class Bag:
 
     def _feed(self, transforms: TransformBuffer, message: Any, received_ns: int, static: bool) -> None:
         for t in message.transforms:
-            move, turn = t.transform.translation, t.transform.rotation
             try:
-                transforms.set_transform(
-                    t.header.frame_id,
-                    t.child_frame_id,
-                    stamp_of(t.header.stamp),
-                    (move.x, move.y, move.z),
-                    (turn.x, turn.y, turn.z, turn.w),
-                    static=static,
-                )
+                transforms.add(t, static)
             except TransformError as error:  # tf2 leaves such transforms out as well, and goes on
                 _log.warning("%s: transform recorded at %d ns left out: %s", self.path, received_ns, error)
 

@@ -86,16 +86,8 @@ def _own_buffer(node: Any, health: Health) -> TransformSource:
 
     def fill(message: Any, static: bool) -> None:
         for transform in message.transforms:
-            t, q = transform.transform.translation, transform.transform.rotation
             try:
-                buffer.set_transform(
-                    transform.header.frame_id,
-                    transform.child_frame_id,
-                    Time.from_msg(transform.header.stamp).nanoseconds,
-                    (t.x, t.y, t.z),
-                    (q.x, q.y, q.z, q.w),
-                    static,
-                )
+                buffer.add(transform, static)
             except TransformError as error:
                 line = health.complain("transforms_refused", str(error))
                 if line:
