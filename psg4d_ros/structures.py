@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ UInt8 = NDArray[np.uint8]
 UInt32 = NDArray[np.uint32]
 
 
-def _check_array(owner: str, name: str, value: Any, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
+def check_array(owner: str, name: str, value: Any, dtype: DTypeLike, shape: tuple[int | None, ...]) -> None:
     """Raise ValueError unless ``value`` is an array of ``dtype`` and ``shape`` (None = any length)."""
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
         found = getattr(value, "dtype", type(value).__name__)
@@ -57,13 +57,13 @@ class PointFrame:
     frame_id: str
 
     def __post_init__(self) -> None:
-        _check_array("PointFrame", "points", self.points, np.float32, (None, 3))
+        check_array("PointFrame", "points", self.points, np.float32, (None, 3))
         n = len(self.points)
-        _check_array("PointFrame", "source_index", self.source_index, np.int64, (n,))
+        check_array("PointFrame", "source_index", self.source_index, np.int64, (n,))
         if self.colors is not None:
-            _check_array("PointFrame", "colors", self.colors, np.uint8, (n, 3))
+            check_array("PointFrame", "colors", self.colors, np.uint8, (n, 3))
         if self.intensity is not None:
-            _check_array("PointFrame", "intensity", self.intensity, np.float32, (n,))
+            check_array("PointFrame", "intensity", self.intensity, np.float32, (n,))
         if not np.isfinite(self.points).all():
             raise ValueError("PointFrame.points holds NaN or Inf; drop those points first")
 
@@ -91,9 +91,9 @@ class AlignedFrame:
     stale_tf: bool = False
 
     def __post_init__(self) -> None:
-        _check_array("AlignedFrame", "points", self.points, np.float32, (len(self.frame), 3))
-        _check_array("AlignedFrame", "T_core_sensor", self.T_core_sensor, np.float64, (4, 4))
-        _check_array("AlignedFrame", "T_graph_core", self.T_graph_core, np.float64, (4, 4))
+        check_array("AlignedFrame", "points", self.points, np.float32, (len(self.frame), 3))
+        check_array("AlignedFrame", "T_core_sensor", self.T_core_sensor, np.float64, (4, 4))
+        check_array("AlignedFrame", "T_graph_core", self.T_graph_core, np.float64, (4, 4))
 
     @property
     def stamp_ns(self) -> int:
@@ -119,7 +119,7 @@ class Window:
         stamps = [f.stamp_ns for f in self.frames]
         if any(later <= earlier for earlier, later in itertools.pairwise(stamps)):
             raise ValueError(f"Window.frames must be in strictly increasing stamp order, got {stamps}")
-        _check_array("Window", "origin", self.origin, np.float64, (3,))
+        check_array("Window", "origin", self.origin, np.float64, (3,))
 
     @property
     def newest(self) -> AlignedFrame:
@@ -208,7 +208,7 @@ class WindowPrediction:
         if len(self.point_instance) != len(self.window.frames):
             raise ValueError(f"{len(self.point_instance)} frames labelled, window holds {len(self.window.frames)}")
         for labels, frame in zip(self.point_instance, self.window.frames, strict=True):
-            _check_array("WindowPrediction", "point_instance", labels, np.int32, (len(frame.frame),))
+            check_array("WindowPrediction", "point_instance", labels, np.int32, (len(frame.frame),))
             if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) <= len(self.instances):
                 raise ValueError(
                     f"point_instance spans {labels.min()}..{labels.max()}, instances: {len(self.instances)}"
@@ -281,12 +281,12 @@ class LabelledCloud:
     source_index: Int64
 
     def __post_init__(self) -> None:
-        _check_array("LabelledCloud", "points", self.points, np.float32, (None, 3))
+        check_array("LabelledCloud", "points", self.points, np.float32, (None, 3))
         n = len(self.points)
-        _check_array("LabelledCloud", "track_id", self.track_id, np.uint32, (n,))
-        _check_array("LabelledCloud", "class_id", self.class_id, np.int32, (n,))
-        _check_array("LabelledCloud", "score", self.score, np.float32, (n,))
-        _check_array("LabelledCloud", "source_index", self.source_index, np.int64, (n,))
+        check_array("LabelledCloud", "track_id", self.track_id, np.uint32, (n,))
+        check_array("LabelledCloud", "class_id", self.class_id, np.int32, (n,))
+        check_array("LabelledCloud", "score", self.score, np.float32, (n,))
+        check_array("LabelledCloud", "source_index", self.source_index, np.int64, (n,))
 
 
 @dataclass(frozen=True, eq=False)
