@@ -7,7 +7,7 @@ import importlib.util
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -37,10 +37,11 @@ def check_environment(checkpoint: Path | None = None) -> list[Item]:
             "use Python 3.10, 3.11 or 3.12",
         ),
     ]
-    for module in ("numpy", "scipy.optimize", "torch", "transformers", "safetensors", "gguf", "rosbags", "yaml"):
-        distribution = "pyyaml" if module == "yaml" else module.split(".")[0]
+    for module in ("numpy", "scipy.optimize", "torch", "transformers", "safetensors", "gguf", "rosbags", "yaml", "PIL"):
+        distribution = {"yaml": "pyyaml", "PIL": "pillow"}.get(module, module.split(".")[0])
         items.append(_package(module, distribution, f"pip install --upgrade {distribution}"))
-    items += [_language_model(), _checkpoint(checkpoint), *_backends(), *_ros()]
+    embree = _package("embreex", "embreex", "pip install embreex: `psg4d simulate` needs it, nothing else does")
+    items += [replace(embree, optional=True), _language_model(), _checkpoint(checkpoint), *_backends(), *_ros()]
     return items
 
 
