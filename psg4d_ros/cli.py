@@ -66,11 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
 
     demo = verbs.add_parser("demo", parents=[common, running], help="replay the bundled recording and print its graphs")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, rate=None)
     replay = verbs.add_parser(
-        "replay", parents=[common, running], help="run a bag (mcap or sqlite3) through the pipeline"
+        "replay",
+        parents=[common, running],
+        help="run a bag, or a folder of PCD, velodyne .bin or RGB-D frames, through the pipeline",
     )
-    replay.add_argument("bag", type=Path)
+    replay.add_argument("path", type=Path, metavar="RECORDING", help="the bag, or the folder of frames")
+    replay.add_argument("--rate", type=float, metavar="HZ", help="frames per second of a folder without times")
     replay.set_defaults(run=_replay)
     check = verbs.add_parser("check", parents=[common], help="say what is installed, what is missing and how to get it")
     check.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    result = _run(options, options.bag)
+    result = _run(options, options.path)
     _report(options, result, result.to_json(timings=not options.no_timings))
     return 0
 
@@ -105,21 +108,22 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace, bag: Path, on_graph: Callable[[SceneGraph], None] | None = None) -> ReplayResult:
+def _run(options: argparse.Namespace, path: Path, on_graph: Callable[[SceneGraph], None] | None = None) -> ReplayResult:
     config = _pipeline_config(options)
     if options.json:
         check_writable(options.json)  # before the work, not after it
     from tqdm import tqdm
 
     from psg4d_ros.checkpoint import default_checkpoint
-    from psg4d_ros.evaluation.replay import replay_bag
+    from psg4d_ros.evaluation.replay import replay
     from psg4d_ros.pipeline import ScenePipeline
 
     checkpoint = options.checkpoint or default_checkpoint()
-    return replay_bag(
-        bag,
+    return replay(
+        path,
         lambda transforms: ScenePipeline.from_checkpoint(checkpoint, config, transforms),
         topic=options.topic,
+        rate_hz=options.rate,
         limit=options.limit,
         progress=lambda items, total: tqdm(items, total=total, unit="cloud", file=sys.stderr, disable=options.quiet),
         on_graph=on_graph,

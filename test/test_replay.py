@@ -12,7 +12,7 @@ from psg4d_ros.cloud import cloud_message
 from psg4d_ros.config import CoordinatesConfig, InferenceConfig, PipelineConfig
 from psg4d_ros.data.bag import BagWriter, bag_types
 from psg4d_ros.errors import ConfigError, Psg4dError
-from psg4d_ros.evaluation.replay import replay_bag
+from psg4d_ros.evaluation.replay import replay as replay_recording
 from psg4d_ros.evaluation.result_files import check_writable, write_json
 from psg4d_ros.messages import header_message
 from psg4d_ros.pipeline import ScenePipeline
@@ -58,7 +58,7 @@ def bag(tmp_path):
 def replay(tiny_checkpoint):
     def run(path, config=None, **options):
         config = config or PipelineConfig(inference=InferenceConfig(device="cpu"))
-        return replay_bag(path, lambda tf: ScenePipeline.from_checkpoint(tiny_checkpoint, config, tf), **options)
+        return replay_recording(path, lambda tf: ScenePipeline.from_checkpoint(tiny_checkpoint, config, tf), **options)
 
     return run
 

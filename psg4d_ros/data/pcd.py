@@ -6,17 +6,15 @@ that a header claims is checked against the bytes that are there before memory i
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from psg4d_ros.data.files import read_bytes
 from psg4d_ros.errors import DatasetError
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _MAX_HEADER_LINES = 64
 _DTYPES = {
     ("F", 4): "<f4", ("F", 8): "<f8",
@@ -43,12 +41,7 @@ class PcdCloud:
 def read_pcd(path: Path | str) -> PcdCloud:
     """Read one PCD file, gzipped or not. Raises DatasetError, naming the file and what of it is not PCD."""
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-        if raw[:2] == _GZIP_MAGIC:
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
+    raw = read_bytes(path)
     try:
         return _parse(raw)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""Replay: a bag through the robot's own pipeline, without DDS.
+"""Replay: a bag or a folder of frames through the robot's own pipeline, without DDS.
 
-Deterministic: same bag, checkpoint and backend give the same ``graphs``. No wall-clock value is in that part; timings
-live in ``latency_ms`` and ``runtime``, and without them the whole result is byte-identical from run to run.
+Deterministic: same recording, checkpoint and backend give the same ``graphs``. No wall-clock value is in that part;
+timings live in ``latency_ms`` and ``runtime``, and without them the whole result is byte-identical from run to run.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from psg4d_ros.cloud import frame_from_cloud
 from psg4d_ros.config import to_dict
-from psg4d_ros.data.bag import open_bag
+from psg4d_ros.data.frame_source import open_frame_source
 from psg4d_ros.errors import Psg4dError
 from psg4d_ros.pipeline import ScenePipeline
 from psg4d_ros.structures import Relation, SceneGraph, SceneObject
@@ -33,6 +32,7 @@ PERCENTILES = (50, 95, 99)
 class ReplayResult:
     """What a replay found.
 
+    bag, topic: name of the recording and of its clouds' topic; of a folder, its name and the form of its files.
     graphs: in order of time. stage_ms: per stage, one value per window that ran it. dtype: numbers that the language
     model computed with, on which answers depend slightly.
     """
@@ -96,30 +96,30 @@ class ReplayResult:
         return out
 
 
-def replay_bag(
+def replay(
     path: Path,
     make_pipeline: Callable[[TransformBuffer], ScenePipeline],
     *,
     topic: str | None = None,
+    rate_hz: float | None = None,
     limit: int | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
     on_graph: Callable[[SceneGraph], None] | None = None,
 ) -> ReplayResult:
-    """Run a bag through a pipeline made for its transforms.
+    """Run a bag or a folder of frames through a pipeline made for its transforms.
 
-    topic: the cloud topic; None takes the only one there is. limit: stop after that many clouds.
+    topic, rate_hz: see open_frame_source. limit: stop after that many clouds.
     progress: wraps the iteration, as tqdm does. Clouds that cannot be used, and those whose window fails with an error
     of ours, are counted with their reason, and replay goes on: what is finished is never lost. Raises DatasetError when
-    the bag itself cannot be read.
+    the recording itself cannot be read.
     """
     transforms = TransformBuffer()
-    with open_bag(path) as bag:
-        topic = bag.choose_cloud_topic(topic)
+    with open_frame_source(path, topic=topic, rate_hz=rate_hz) as source:
         pipeline = make_pipeline(transforms)
         pipeline.warm_up()  # as the node does, so that the first window's times are like the others
         result = ReplayResult(
-            bag=path.name,
-            topic=topic,
+            bag=source.name,
+            topic=source.topic,
             model_id=pipeline.model_id,
             model_sha256=pipeline.model_sha256,
             trained=pipeline.trained,
@@ -129,13 +129,13 @@ def replay_bag(
         )
         start = time.perf_counter()
         wait_s = pipeline.config.coordinates.tf_timeout_s  # as long as the node waits for a transform
-        clouds: Iterable[Any] = bag.clouds(topic, transforms=transforms, tf_wait_s=wait_s)
-        for message, received_ns in progress(clouds, bag.count(topic)) if progress else clouds:
+        frames: Iterable[Any] = source.frames(transforms, wait_s)
+        for read_frame in progress(frames, len(source)) if progress else frames:
             if limit is not None and result.frames_in >= limit:
                 break
             result.frames_in += 1
             try:
-                graph = pipeline.update(frame_from_cloud(message, stamp_ns=_stamp_or(message, received_ns)))
+                graph = pipeline.update(read_frame())
             except Psg4dError as error:
                 result.frames_dropped += 1
                 result.errors[str(error)] += 1
@@ -147,12 +147,6 @@ def replay_bag(
         result.wall_s = time.perf_counter() - start
         result.counts = pipeline.counts
     return result
-
-
-def _stamp_or(message: Any, received_ns: int) -> int | None:
-    """The time of recording for clouds whose publisher set no stamp, else None (the cloud's own stamp holds)."""
-    stamp = message.header.stamp
-    return received_ns if stamp.sec == 0 and stamp.nanosec == 0 else None
 
 
 def _record(result: ReplayResult, graph: SceneGraph) -> None:
