@@ -14,6 +14,7 @@ from pathlib import Path
 from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, read_manifest
 from psg4d_ros.config import PipelineConfig
 from psg4d_ros.runtime.devices import choose_device, language_model_dtype
+from psg4d_ros.runtime.given import GivenTubes
 from psg4d_ros.runtime.predictor import WindowPredictor
 from psg4d_ros.structures import PointFrame, SceneGraph, Window
 from psg4d_ros.tracker import Tracker
@@ -75,14 +76,23 @@ class ScenePipeline:
             self.aligner.reset()
         return self.window.push(self.aligner.align(frame))
 
-    def infer(self, window: Window) -> SceneGraph:
-        """Predict and track one window."""
-        return self.tracker.update(self.predictor.predict(window), self.model_id, self.model_sha256)
+    def infer(self, window: Window, given: GivenTubes | None = None) -> SceneGraph:
+        """Predict and track one window.
 
-    def update(self, frame: PointFrame) -> SceneGraph | None:
-        """Take a frame; its scene graph, or None when the frame was not admitted or the window is not due yet."""
+        given: evaluation's true tubes, of every frame of the window. Track ids are then the given object ids, nothing
+        is associated, and relations are merged over windows as ever. Raises ValueError when they do not fit the window.
+        """
+        prediction = self.predictor.predict(window, given)
+        ids = None if given is None else given.ids_of(prediction)
+        return self.tracker.update(prediction, self.model_id, self.model_sha256, ids)
+
+    def update(self, frame: PointFrame, given: GivenTubes | None = None) -> SceneGraph | None:
+        """Take a frame; its scene graph, or None when the frame was not admitted or the window is not due yet.
+
+        given: see ``infer``; GivenTubes shows how to run a recording.
+        """
         window = self.push(frame)
-        return None if window is None else self.infer(window)
+        return None if window is None else self.infer(window, given)
 
     def warm_up(self) -> None:
         """Run one synthetic window through every stage, so that the first real one is as fast as the rest."""

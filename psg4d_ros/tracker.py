@@ -61,24 +61,34 @@ class _Segment:
 
 @dataclass(eq=False)
 class _Track:
-    """What is remembered of an object; ``votes`` and ``attributes`` are probabilities, smoothed over windows."""
+    """What is remembered of an object; ``votes`` and ``attributes`` are probabilities, smoothed over windows.
+
+    classes: class_id and is_thing of each label that was ever an instance's first choice (alternatives carry neither).
+    """
 
     track_id: int
-    is_thing: bool
     first_ns: int
     last_ns: int
     exit: Float64
     box: Float64
     velocity: Float64 | None = None
     votes: dict[str, float] = field(default_factory=dict)
-    class_ids: dict[str, int] = field(default_factory=dict)
+    classes: dict[str, tuple[int, bool]] = field(default_factory=dict)
     attributes: dict[str, float] = field(default_factory=dict)
     num_alternatives: int = 0
 
     @property
     def label(self) -> str:
-        """The best label among those that were ever an instance's first choice (alternatives carry no class_id)."""
-        return max(self.class_ids, key=lambda name: (self.votes[name], name))
+        """The best label among those that were ever an instance's first choice."""
+        return max(self.classes, key=lambda name: (self.votes[name], name))
+
+    @property
+    def class_id(self) -> int:
+        return self.classes[self.label][0]
+
+    @property
+    def is_thing(self) -> bool:
+        return self.classes[self.label][1]
 
     @property
     def score(self) -> float:
@@ -86,13 +96,13 @@ class _Track:
 
     def vote(self, instance: InstancePrediction) -> None:
         """Mix in what a window says, so that one odd window does not rename the object."""
-        gain = NEW_VOTE if self.class_ids else 1.0
+        gain = NEW_VOTE if self.classes else 1.0
         said = {a.label: a.score for a in instance.alternatives} | {instance.label: instance.score}
         self.votes = _mix(self.votes, said, gain)
         self.attributes = _mix(self.attributes, dict.fromkeys(instance.attributes, 1.0), gain)
-        self.class_ids[instance.label] = instance.class_id
+        self.classes[instance.label] = instance.class_id, instance.is_thing
         # A label that faded away is forgotten, or a long run would collect every word ever said of the object.
-        self.class_ids = {name: i for name, i in self.class_ids.items() if name in self.votes}
+        self.classes = {name: i for name, i in self.classes.items() if name in self.votes}
         self.num_alternatives = len(instance.alternatives)
 
 
@@ -126,20 +136,27 @@ class Tracker:
         self._relations.clear()
         self._next_id = 1
 
-    def update(self, prediction: WindowPrediction, model_id: str, model_sha256: str) -> SceneGraph:
-        """The scene graph after this window. A window of another epoch than the last one starts anew by itself."""
+    def update(
+        self, prediction: WindowPrediction, model_id: str, model_sha256: str, given_ids: Int32 | None = None
+    ) -> SceneGraph:
+        """The scene graph after this window. A window of another epoch than the last one starts anew by itself.
+
+        given_ids: int32[I + 1], the track of instance i at i + 1 where that is known from outside; None: found out by
+        association.
+        """
         window = prediction.window
         if window.epoch != self._epoch:
             self.reset()
             self._epoch = window.epoch
         now_ns = window.newest.stamp_ns
         segments = _measure(prediction)
-        instance_ids = self._associate(prediction, segments)
+        instance_ids = self._associate(prediction, segments) if given_ids is None else given_ids[1:].tolist()
         for i, track_id in enumerate(instance_ids):
             segment = segments[i]
             if segment is None or now_ns - segment.last_ns > self._max_missing_ns:
                 continue  # not a point of it, or lost again before it is first reported
-            instance_ids[i] = track_id or self._new_track(prediction.instances[i], segment)
+            if track_id not in self._tracks:
+                instance_ids[i] = self._new_track(track_id or self._next_id, segment)
             self._see(self._tracks[instance_ids[i]], prediction.instances[i], segment)
         lost = [i for i, track in self._tracks.items() if now_ns - track.last_ns > self._max_missing_ns]
         for track_id in lost:
@@ -152,11 +169,9 @@ class Tracker:
         self._sequence += 1
         return graph
 
-    def _new_track(self, instance: InstancePrediction, segment: _Segment) -> int:
-        track_id, self._next_id = self._next_id, self._next_id + 1
-        self._tracks[track_id] = _Track(
-            track_id, instance.is_thing, segment.first_ns, segment.last_ns, segment.exit, segment.box
-        )
+    def _new_track(self, track_id: int, segment: _Segment) -> int:
+        self._next_id = max(self._next_id, track_id + 1)
+        self._tracks[track_id] = _Track(track_id, segment.first_ns, segment.last_ns, segment.exit, segment.box)
         return track_id
 
     @staticmethod
@@ -218,7 +233,7 @@ class Tracker:
 
     def _graph(self, prediction: WindowPrediction, model_id: str, model_sha256: str) -> SceneGraph:
         window = prediction.window
-        newest, tracks = window.newest, list(self._tracks.values())  # in the order of their ids
+        newest, tracks = window.newest, [self._tracks[track_id] for track_id in sorted(self._tracks)]
         row_of = {0: 0} | {track.track_id: t + 1 for t, track in enumerate(tracks)}
         rows = np.array([row_of[i] for i in self._last_ids.tolist()])[prediction.point_instance[-1]]
         counts = np.bincount(rows, minlength=len(tracks) + 1)[1:]
@@ -346,7 +361,7 @@ def _scene_object(
     return SceneObject(
         track_id=track.track_id,
         label=label,
-        class_id=track.class_ids[label],
+        class_id=track.class_id,
         score=track.score,
         is_thing=track.is_thing,
         attributes=tuple(sorted(a for a, v in track.attributes.items() if v >= 0.5)),
@@ -370,7 +385,7 @@ def _labelled_cloud(frame: AlignedFrame, rows: Int64, tracks: list[_Track]) -> L
     return LabelledCloud(
         points=points,
         track_id=np.array([0, *(t.track_id for t in tracks)], dtype=np.uint32)[rows],
-        class_id=np.array([-1, *(t.class_ids[t.label] for t in tracks)], dtype=np.int32)[rows],
+        class_id=np.array([-1, *(t.class_id for t in tracks)], dtype=np.int32)[rows],
         score=np.array([0.0, *(t.score for t in tracks)], dtype=np.float32)[rows],
         source_index=frame.frame.source_index,
     )

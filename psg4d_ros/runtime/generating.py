@@ -39,18 +39,21 @@ class Writer:
     ) -> tuple[InstancePrediction, ...]:
         """The instances with the labels and attributes that the model writes for their slots.
 
-        scored: what scoring says of them; it stands where an answer gives no label. Such answers are counted.
+        scored: what scoring says of them; it stands where an answer gives no label, and where there is no slot to write
+        about. Answers without a label are counted.
         """
         labels = None if config.free_words else vocabulary.class_names
         attributes = vocabulary.attributes
         grammar = self._grammar((labels, attributes), lambda: object_grammar(self.language_model, labels, attributes))
-        written = generate_objects(self.language_model, turn1, segmentation.slots.tolist(), grammar)
+        slots = segmentation.slots.tolist()
+        read = [i for i, slot in enumerate(slots) if slot < len(turn1.slot_hidden)]
+        written = generate_objects(self.language_model, turn1, [slots[i] for i in read], grammar)
         counts.update(count_outcomes(written))
         presence = segmentation.presence_prob.tolist()
-        return tuple(
-            _renamed(instance, answer, p, vocabulary)
-            for instance, answer, p in zip(scored, written, presence, strict=True)
-        )
+        renamed = list(scored)
+        for i, answer in zip(read, written, strict=True):
+            renamed[i] = _renamed(scored[i], answer, presence[i], vocabulary)
+        return tuple(renamed)
 
     def relate(
         self, turn2: Turn2, inputs: PairInputs, vocabulary: Vocabulary, config: InferenceConfig, counts: Counter[str]

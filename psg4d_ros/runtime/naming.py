@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from psg4d_ros.config import InferenceConfig
 from psg4d_ros.model.chain import Turn1
@@ -25,17 +26,12 @@ def name_instances(
 ) -> tuple[InstancePrediction, ...]:
     """Score each instance's slot against the vocabulary; one InstancePrediction per slot of ``segmentation``, in order.
 
-    turn1: None names from the masks alone.
+    turn1: None names from the masks alone; so is named what has no slot of the language model.
     """
     slots = segmentation.slots
     if not len(slots):
         return ()
-    class_logits, attribute_logits = model.chain.name_objects(
-        None if turn1 is None else turn1.slot_hidden[slots],
-        output.class_embeddings[slots],
-        vocabulary.class_names,
-        vocabulary.attributes,
-    )
+    class_logits, attribute_logits = _score(model, output.class_embeddings[slots], slots, turn1, vocabulary)
     shown = min(config.num_alternatives + 1, len(vocabulary.class_names))
     probability, order = class_logits.float().softmax(dim=1).topk(shown, dim=1)
     attribute_prob = attribute_logits.float().sigmoid().tolist()
@@ -44,6 +40,21 @@ def name_instances(
         _instance(presence[i], names, scores, attribute_prob[i], vocabulary, config)
         for i, (names, scores) in enumerate(zip(order.tolist(), probability.tolist(), strict=True))
     )
+
+
+def _score(
+    model: PSG4D, embeddings: Tensor, slots: Tensor, turn1: Turn1 | None, vocabulary: Vocabulary
+) -> tuple[Tensor, Tensor]:
+    """Logits of classes [P, n] and attributes [P, m] of P instances."""
+    rows = torch.arange(len(slots), device=slots.device)
+    groups: list[tuple[Tensor, Tensor | None]] = [(rows, None)]
+    if turn1 is not None:
+        read = slots < len(turn1.slot_hidden)
+        groups = [(rows[read], turn1.slot_hidden[slots[read]]), (rows[~read], None)]
+    words = vocabulary.class_names, vocabulary.attributes
+    logits = [model.chain.name_objects(hidden, embeddings[own], *words) for own, hidden in groups if len(own)]
+    in_order = torch.cat([own for own, _ in groups]).argsort()
+    return torch.cat([classes for classes, _ in logits])[in_order], torch.cat([a for _, a in logits])[in_order]
 
 
 def _instance(

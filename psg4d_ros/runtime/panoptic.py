@@ -17,9 +17,10 @@ from psg4d_ros.structures import Float64, Int32
 class Segmentation:
     """The instances of a window.
 
-    slots: int64[P] the slot behind each instance. presence_prob: float32[P]. point_instance: per frame int32[N_f],
-    0 = none, i + 1 = instance i. boxes: float64[P, F, 6] (min xyz, max xyz) relative to Window.origin, metres, NaN
-    where the instance has no voxel in the frame.
+    slots: int64[P] the slot behind each instance, a row of MaskOutput; of a given tube that has none, a row after the
+    slots (see given.py). presence_prob: float32[P]. point_instance: per frame int32[N_f], 0 = none, i + 1 = instance i.
+    boxes: float64[P, F, 6] (min xyz, max xyz) relative to Window.origin, metres, NaN where the instance has no voxel in
+    the frame (a given tube: no point).
     """
 
     slots: torch.Tensor
@@ -49,7 +50,7 @@ def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceCo
     renumber = torch.zeros(len(slots) + 1, dtype=torch.int64, device=slots.device)
     renumber[keep + 1] = torch.arange(1, len(keep) + 1, device=slots.device)
     boxes = np.stack(
-        [_boxes(renumber[labels], f.fine_centers, len(keep)) for labels, f in zip(per_frame, frames, strict=True)],
+        [label_boxes(renumber[labels], f.fine_centers, len(keep)) for labels, f in zip(per_frame, frames, strict=True)],
         axis=1,
     )
     labels = tuple(renumber[p].to("cpu", torch.int32).numpy() for p in point_owner)
@@ -69,8 +70,8 @@ def _points_of(voxel_labels: torch.Tensor, point_voxel: torch.Tensor) -> torch.T
     return torch.where(point_voxel >= 0, voxel_labels[point_voxel.clamp(min=0)], torch.zeros_like(point_voxel))
 
 
-def _boxes(labels: torch.Tensor, centers: torch.Tensor, count: int) -> Float64:
-    """float64[count, 6] bounds of the voxel centres of labels 1..count; NaN for labels without voxels."""
+def label_boxes(labels: torch.Tensor, centers: torch.Tensor, count: int) -> Float64:
+    """float64[count, 6] bounds of the ``centers`` [n, 3] of labels 1..count; NaN for labels that none has."""
     index = labels[:, None].expand(-1, 3)
     bounds = [
         torch.full((count + 1, 3), fill, device=centers.device).scatter_reduce(0, index, centers.float(), reduce)

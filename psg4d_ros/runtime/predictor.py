@@ -20,6 +20,7 @@ from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.backends import make_backend
 from psg4d_ros.runtime.frame_cache import FrameCache
 from psg4d_ros.runtime.generating import Writer
+from psg4d_ros.runtime.given import GivenTubes, segment_tubes
 from psg4d_ros.runtime.naming import name_instances, warm_phrases
 from psg4d_ros.runtime.panoptic import Segmentation, segment
 from psg4d_ros.runtime.relating import ask_pairs, measure_pairs, score_relations
@@ -62,7 +63,7 @@ class WindowPredictor:
     """Runs the model on windows. Keeps only the frame cache between calls; one call at a time.
 
     vocabulary: the words answers are chosen from; it and ``config`` may be exchanged between calls. counts: outcomes of
-    the language model that were not an answer.
+    the language model that were not an answer; and of given tubes, how many there were and how many had no slot.
     """
 
     def __init__(self, model: PSG4D, config: InferenceConfig, *, trained: bool) -> None:
@@ -78,13 +79,17 @@ class WindowPredictor:
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
-    def predict(self, window: Window) -> WindowPrediction:
+    def predict(self, window: Window, given: GivenTubes | None = None) -> WindowPrediction:
         """Instances and relations of one window. Deterministic for the same window, weights and backend.
 
+        given: the tubes are these, and their labels where it has any; presence and size do not matter then. With all
+        labels this is PredCls, without labels SGCls; instances are in the order of object ids (``given.ids_of``).
+        Raises ValueError when it does not fit the window.
         A language model that runs out of memory or context costs this window the language model's part, no more.
         """
         # Read once: another thread may exchange them while this window is under way.
         vocabulary, config = self.vocabulary, self.config
+        tubes = None if given is None else given.in_window(window)
         clock = StageClock(self.backend.device)
         newest = window.newest
         notes: list[tuple[GraphStatus, str]] = []
@@ -93,12 +98,12 @@ class WindowPredictor:
         if newest.stale_tf:
             notes.append((GraphStatus.STALE_TF, "the newest cloud was placed with an older transform"))
         frames = self.cache.features(window, config, clock)
+        if frames[-1].truncated:
+            notes.append((GraphStatus.DEGRADED_TRUNCATED, "the cloud was thinned to the configured size"))
         if not sum(len(f.fine) for f in frames):
             return self._finish(window, None, (), (), notes, clock)
         with clock.stage("aggregate"):
             tokens = self.model.gather(frames)
-        if frames[-1].truncated:
-            notes.append((GraphStatus.DEGRADED_TRUNCATED, "the cloud was thinned to the configured size"))
 
         failures: list[str] = []
 
@@ -114,13 +119,20 @@ class WindowPredictor:
             failures.append("switched off")
         with clock.stage("masks"):
             output = self.backend.decode_masks(None if turn1 is None else turn1.slot_hidden, tokens)
-            segmentation = segment(output, frames, config)
+            if tubes is None:
+                segmentation = segment(output, frames, config)
+            else:
+                output, segmentation = segment_tubes(self.model, output, frames, window, tubes, config)
+                without = int((segmentation.slots >= len(output.mask_logits)).sum())
+                self.counts.update(given_tubes=len(tubes.objects), given_tubes_without_slot=without)
         with clock.stage("name"):
             instances = name_instances(self.model, output, segmentation, turn1, vocabulary, config)
             if turn1 is not None and config.decoding == "generate":
                 slots, t1, scored = segmentation, turn1, instances
                 written = ask(lambda: self.writer.rename(scored, slots, t1, vocabulary, config, self.counts))
                 instances = scored if written is None else written
+            if tubes is not None:
+                instances = tubes.named(instances, vocabulary)
         relations: tuple[RelationPrediction, ...] = ()
         if config.relations and len(instances) > 1:
             with clock.stage("turn2"):
