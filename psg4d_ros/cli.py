@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.set_defaults(run=_replay)
     check = verbs.add_parser("check", parents=[common], help="say what is installed, what is missing and how to get it")
     check.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
+    check.add_argument("--dataset", type=Path, metavar="ROOT", help="look at a download of PSG4D instead")
     check.set_defaults(run=_check)
     return parser
 
@@ -145,9 +146,9 @@ def _pipeline_config(options: argparse.Namespace) -> PipelineConfig:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from psg4d_ros.environment import check_environment
+    from psg4d_ros.environment import check_dataset, check_environment
 
-    items = check_environment(options.checkpoint)
+    items = check_dataset(options.dataset) if options.dataset else check_environment(options.checkpoint)
     ok = all(item.ok or item.optional for item in items)
     for item in items:
         mark = "ok  " if item.ok else "--  " if item.optional else "MISS"

@@ -45,6 +45,23 @@ def check_environment(checkpoint: Path | None = None) -> list[Item]:
     return items
 
 
+def check_dataset(root: Path) -> list[Item]:
+    """Look at a download of PSG4D: what it holds, and one item for each thing that is wrong with it."""
+    from psg4d_ros.data.psg4d_dataset import check_psg4d, read_psg4d
+
+    items = [Item("problem", False, problem) for problem in check_psg4d(root)]
+    try:
+        annotations = read_psg4d(root)
+    except Psg4dError:  # said by the check
+        return items
+    for found in annotations:
+        videos = found.videos.values()
+        counts = f"{len(videos)} videos, {sum(v.num_frames for v in videos)} frames"
+        counts += f", {sum(len(v.objects) for v in videos)} objects, {sum(len(v.relations) for v in videos)} relations"
+        items.insert(0, Item(f"PSG4D-{found.form.upper()}", True, f"{found.path}: {counts}"))
+    return items
+
+
 def _package(module: str, distribution: str, remedy: str) -> Item:
     try:
         importlib.import_module(module)

@@ -8,6 +8,7 @@ import json
 import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,16 @@ def read_numbers(path: Path, columns: int) -> NDArray[np.float64]:
         if len(words) != columns:
             raise DatasetError(f"{path} line {number} has {len(words)} numbers, expected {columns}")
     return np.array(rows, dtype=np.float64).reshape(-1, columns)
+
+
+def read_array(path: Path, name: str | None = None) -> NDArray[Any]:
+    """The array of a .npy file, or the one called ``name`` of a .npz file. Object arrays (pickles) are refused."""
+    try:
+        loaded = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+        return np.asarray(loaded if name is None else loaded[name])
+    except (OSError, ValueError, EOFError, KeyError, IndexError, MemoryError, BadZipFile, zlib.error) as error:
+        what = "a numpy array" if name is None else f"a numpy archive with an array {name!r}"
+        raise DatasetError(f"{path} is not {what}: {error}") from error
 
 
 def read_image(path: Path) -> Image.Image:

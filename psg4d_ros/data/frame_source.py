@@ -22,9 +22,8 @@ from psg4d_ros.data import rgbd, velodyne
 from psg4d_ros.data.bag import Bag, bag_types, open_bag
 from psg4d_ros.data.pcd import read_pcd
 from psg4d_ros.errors import CloudError, DatasetError
-from psg4d_ros.floor import floor_transform
 from psg4d_ros.structures import Float64, PointFrame
-from psg4d_ros.transforms import NS_PER_S, R_BODY_OPTICAL, TransformBuffer, rigid, transform_points
+from psg4d_ros.transforms import NS_PER_S, TransformBuffer, rigid, transform_points
 
 WORLD_FRAME = "world"  # parent of the sensor's frame, for folders that bring poses
 PCD_FRAME_ID = "sensor"
@@ -209,21 +208,14 @@ def _rgbd_folder(folder: Path, files: list[Path], rate_hz: float) -> FrameSource
 
 
 def _level(read: Callable[[int], tuple[PointFrame, Float64 | None]], number: int) -> Float64:
-    """T_world_recording, from poses relative to some first camera (z forward, y down) to a world with z up.
-
-    The convention is turned, and then the floor put at z = 0 as a few frames together show it, for such a first camera
-    is rarely level: that of the kitchen of 7-Scenes looked down by 27 degrees.
-    """
-    T_turn = np.eye(4)
-    T_turn[:3, :3] = R_BODY_OPTICAL
+    """T_world_recording from a few frames spread over the folder, see rgbd.level_world."""
     clouds = []
     for i in np.unique(np.linspace(0, number - 1, _GRAVITY_FRAMES).astype(int)):
         with suppress(DatasetError):  # said when the frame itself is read
             frame, T_recording_camera = read(int(i))
             assert T_recording_camera is not None
-            clouds.append(transform_points(T_turn @ T_recording_camera, frame.points))
-    T_floor = floor_transform(np.concatenate(clouds)) if clouds else None
-    return T_turn if T_floor is None else T_floor @ T_turn
+            clouds.append(transform_points(T_recording_camera, frame.points))
+    return rgbd.level_world(clouds)
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:

@@ -6,14 +6,16 @@ x right, y down, z forward.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from psg4d_ros.data.files import read_image, read_numbers
 from psg4d_ros.errors import DatasetError, TransformError
+from psg4d_ros.floor import floor_transform
 from psg4d_ros.structures import Float32, Float64, Int64, UInt8
-from psg4d_ros.transforms import check_rigid
+from psg4d_ros.transforms import R_BODY_OPTICAL, check_rigid, transform_points
 
 FRAME_ID = "camera_optical_frame"
 INTRINSICS_FILE = "camera-intrinsics.txt"
@@ -69,3 +71,16 @@ def back_project(depth: Float32, K: Float64) -> tuple[Float32, Int64]:
     z = depth.reshape(-1)[index].astype(np.float64)
     points = np.stack([(column - K[0, 2]) / K[0, 0] * z, (row - K[1, 2]) / K[1, 1] * z, z], axis=1)
     return points.astype(np.float32), index.astype(np.int64)
+
+
+def level_world(clouds: Sequence[Float32]) -> Float64:
+    """T_world_recording float64[4, 4]: from the frame of some first camera (z forward, y down) to a world with z up.
+
+    clouds: float32[N, 3] in the recording's frame. The convention is turned, and then the floor put at z = 0 as the
+    clouds together show it, for such a first camera is rarely level: that of the kitchen of 7-Scenes looked down by 27
+    degrees. Where no floor is seen, the turn is all.
+    """
+    T_turn = np.eye(4)
+    T_turn[:3, :3] = R_BODY_OPTICAL
+    T_floor = floor_transform(transform_points(T_turn, np.concatenate(clouds))) if clouds else None
+    return T_turn if T_floor is None else T_floor @ T_turn
