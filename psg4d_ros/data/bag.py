@@ -28,6 +28,7 @@ from psg4d_ros.version import share_directory
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 TF_STATIC_TOPIC = "/tf_static"
+GROUND_TRUTH = "/ground_truth/"  # topics below hold what is true, not what a sensor saw (see bag_truth.py)
 Storage = Literal["mcap", "sqlite3"]
 
 _log = logging.getLogger(__name__)
@@ -113,13 +114,17 @@ class Bag:
         return sum(c.msgcount for c in self._reader.connections if c.topic == topic)
 
     def choose_cloud_topic(self, topic: str | None = None) -> str:
-        """``topic`` if it holds clouds; None: the only cloud topic there is. Raises DatasetError with the choice."""
+        """``topic`` if it holds clouds; None: the only cloud topic there is, ground truth not counted.
+
+        Raises DatasetError with the choice.
+        """
         clouds, listed = self.cloud_topics, ", ".join(f"{t} ({k})" for t, k in self.topics.items()) or "none"
         if topic is not None:
             if topic not in clouds:
                 what = f"holds {self.topics[topic]}" if topic in self.topics else "is not in the bag"
                 raise DatasetError(f"{self.path}: topic {topic} {what}, expected PointCloud2; topics: {listed}")
             return topic
+        clouds = tuple(t for t in clouds if not t.startswith(GROUND_TRUTH))
         if not clouds:
             raise DatasetError(f"{self.path} has no topic of type {CLOUD_TYPE}; topics: {listed}")
         if len(clouds) > 1:
