@@ -1,4 +1,4 @@
-"""The command line: ``psg4d demo | replay | check``. Tables go to stdout, logs and progress to stderr.
+"""The command line: ``psg4d demo | replay | eval | check``. Tables go to stdout, logs and progress to stderr.
 
 Exit status: 0 ok, 1 an error of ours (one line that says what and what would be right), 2 wrong usage.
 Heavy imports happen inside the verbs, so that ``--help`` answers at once.
@@ -54,16 +54,20 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     common.add_argument("--verbose", "-v", action="store_true", help="more log, and tracebacks of errors")
 
-    running = argparse.ArgumentParser(add_help=False)
-    running.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
-    running.add_argument("--params", type=Path, metavar="YAML", help="pipeline parameters, the node's file as it is")
-    running.add_argument(
+    configured = argparse.ArgumentParser(add_help=False)
+    configured.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)"
+    )
+    configured.add_argument("--params", type=Path, metavar="YAML", help="pipeline parameters, the node's file as it is")
+    configured.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one parameter, e.g. window.num_frames=4"
     )
+    configured.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
+
+    running = argparse.ArgumentParser(add_help=False, parents=[configured])
     running.add_argument("--topic", help="cloud topic (default: the only one in the bag)")
     running.add_argument("--limit", type=int, metavar="N", help="stop after N clouds")
     running.add_argument("--no-timings", action="store_true", help="leave all wall-clock values out")
-    running.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
 
     demo = verbs.add_parser("demo", parents=[common, running], help="replay the bundled recording and print its graphs")
     demo.set_defaults(run=_demo, rate=None)
@@ -75,6 +79,19 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("path", type=Path, metavar="RECORDING", help="the bag, or the folder of frames")
     replay.add_argument("--rate", type=float, metavar="HZ", help="frames per second of a folder without times")
     replay.set_defaults(run=_replay)
+    evaluation = verbs.add_parser(
+        "eval", parents=[common, configured], help="metrics of a method on a labelled dataset"
+    )
+    evaluation.add_argument("dataset", metavar="DATASET", help="sim, a folder of simulate, a bag, or a data set's root")
+    evaluation.add_argument("--split", help="split of sim (default: test) or of a data set that has splits")
+    evaluation.add_argument("--setting", choices=("PredCls", "SGCls", "SGDet"), default="SGDet", help="what is given")
+    evaluation.add_argument("--method", choices=("model", "oracle", "frequency", "rules"), default="model")
+    evaluation.add_argument("--limit", type=int, metavar="N", help="only the first N scenes")
+    evaluation.add_argument("--seed", type=int, default=0, help="seed of sim (default: 0)")
+    evaluation.add_argument(
+        "--train", metavar="DATASET", help="for the frequency prior and zero-shot recall (default of frequency: sim)"
+    )
+    evaluation.set_defaults(run=_eval)
     check = verbs.add_parser("check", parents=[common], help="say what is installed, what is missing and how to get it")
     check.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
     check.add_argument("--dataset", type=Path, metavar="ROOT", help="look at a download of PSG4D instead")
@@ -137,6 +154,33 @@ def _report(options: argparse.Namespace, result: ReplayResult, values: dict[str,
     if options.json:
         write_json(options.json, values)
     print(replay_table(result, timings=not options.no_timings))
+
+
+def _eval(options: argparse.Namespace) -> int:
+    config = _pipeline_config(options)
+    if options.json:
+        check_writable(options.json)
+    from tqdm import tqdm
+
+    from psg4d_ros.evaluation.dataset_evaluation import evaluate_dataset
+    from psg4d_ros.evaluation.recall_tables import evaluation_table
+
+    result = evaluate_dataset(
+        options.dataset,
+        split=options.split,
+        setting=options.setting,
+        method=options.method,
+        limit=options.limit,
+        seed=options.seed,
+        train=options.train,
+        checkpoint=options.checkpoint,
+        config=config,
+        progress=lambda items, total: tqdm(items, total=total, unit="scene", file=sys.stderr, disable=options.quiet),
+    )
+    if options.json:
+        write_json(options.json, result)
+    print(evaluation_table(result))
+    return 0
 
 
 def _pipeline_config(options: argparse.Namespace) -> PipelineConfig:

@@ -1,13 +1,230 @@
-"""Relations by rules on boxes: what geometry alone gives, for comparison with what is learnt."""
+"""Relations by rules on boxes: what can be had without learning, for comparison (docs/metrics.md).
+
+The rules see labels and boxes of the given tubes over time, nothing else. They know where things rest, who sits or
+walks, what moves along with whom; where an object's front is, or what a person means to do, boxes do not tell.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from psg4d_ros.evaluation.matching import Relations
 from psg4d_ros.evaluation.tubes import Tubes
 from psg4d_ros.structures import Float64
 
+Bool = NDArray[np.bool_]
+
+PERSON = frozenset({"person"})
+GROUND = frozenset({"floor", "carpet", "ground", "grass", "road", "sidewalk"})
+UPRIGHT = frozenset({"wall", "ceiling"})
+HUNG = frozenset({"picture", "clock", "mirror", "lamp", "curtain", "towel", "television"})
+BUILT_IN = frozenset({"window", "door", "heater", "sink", "faucet", "shower", "shelf", "cabinet", "fan"})
+SEATS = frozenset({"chair", "stool", "sofa", "bench", "bed", "toilet"})
+TABLES = frozenset({"table", "desk", "counter"})
+CONTAINERS = frozenset({"box", "basket", "bag", "bowl", "pot", "pan", "cabinet", "drawer", "wardrobe", "refrigerator"})
+WITH_DOORS = frozenset({"cabinet", "drawer", "wardrobe", "refrigerator", "door", "microwave", "stove", "dishwasher"})
+COVERS = frozenset({"blanket", "towel"})
+
+REST_M = 0.08  # boxes of what is seen from one side are not exact
+HAND_M = 0.12
+NEAR_M = 0.5
+MOVING_M_S = 0.2
+CLOSING_M_S = 0.25
+SMALL_M = 0.6
+MEET_M = 1.5
+MIN_FRAMES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class _Geometry:
+    """Boxes of N objects over F frames, and what follows from them; pairs are [F, subject, object].
+
+    there: bool[F, N], between first and last sight. speed: float64[F, N] m/s. gap: horizontal distance of two boxes.
+    rise: height of the subject's bottom over the object's top. inside: share of the subject's ground area that lies
+    within the object's. closing: m/s at which two centres come closer.
+    """
+
+    there: Bool
+    low: Float64
+    high: Float64
+    speed: Float64
+    gap: Float64
+    rise: Float64
+    inside: Float64
+    closing: Float64
+
+    @property
+    def size(self) -> Float64:
+        return self.high - self.low
+
 
 def relate_by_rules(tubes: Tubes) -> tuple[Relations, Float64]:
-    return Relations.from_rows([]), np.zeros(0)
+    """Relations between the objects of tubes with boxes; a score says how far its rule can be trusted, no more."""
+    if tubes.boxes is None:
+        raise ValueError("the rules need boxes; Tubes.boxes is None")
+    if not len(tubes.stamps_ns) or not tubes.labels:
+        return Relations.from_rows([]), np.zeros(0)
+    rows: list[tuple[int, str, int, int, int]] = []
+    score: list[float] = []
+    for predicate, trust, holds in _rules(tubes, _measure(tubes)):
+        found = _spans(holds)
+        rows += [(s, predicate, o, start, end) for s, o, start, end in found]
+        score += [trust] * len(found)
+    return Relations.from_rows(rows), np.array(score, np.float64)
+
+
+def _rules(tubes: Tubes, g: _Geometry) -> list[tuple[str, float, Bool]]:
+    """(predicate, trust, bool[F, N, N] where it holds)."""
+
+    def are(words: Collection[str]) -> Bool:
+        return np.array([label in words for label in tubes.labels])
+
+    person, ground, upright = are(PERSON), are(GROUND), are(UPRIGHT)
+    thing = np.array(tubes.is_thing) & ~person
+    pair = g.there[:, :, None] & g.there[:, None, :] & ~np.eye(len(person), dtype=bool)
+    largest = g.size.max(axis=2)
+    small = (largest < SMALL_M) & thing
+    larger = largest[:, :, None] < largest[:, None, :]
+    still = g.speed < MOVING_M_S
+
+    # What carries a thing: the surface nearest below it, else the box it is in.
+    rests = pair & (thing & ~are(BUILT_IN))[None, :, None] & (thing | are(TABLES))[None, None, :]
+    rests &= (np.abs(g.rise) < REST_M) & (g.inside > 0.5)
+    rests = _nearest(rests, np.abs(g.rise))
+    free = ~_some(rests)
+    within = pair & thing[None, :, None] & thing[None, None, :] & free[:, :, None] & larger
+    within &= (g.inside > 0.9) & (g.rise < 0) & (g.high[:, :, None, 2] <= g.high[:, None, :, 2] + REST_M)
+    within &= g.low[:, :, None, 2] > g.low[:, None, :, 2] + REST_M
+    within = _nearest(within, np.broadcast_to(largest[:, None, :], within.shape))
+    free &= ~_some(within)
+    floor = pair & thing[None, :, None] & ground[None, None, :] & free[:, :, None] & (np.abs(g.rise) < REST_M)
+    floor = _nearest(floor, np.abs(g.rise))
+    free &= ~_some(floor)
+
+    flat = np.maximum(g.size[..., 0], g.size[..., 1]) > 1.2 * g.size[..., 2]
+    on_seat = pair & person[None, :, None] & are(SEATS)[None, None, :] & (g.gap <= 0)
+    on_seat &= (g.size[..., 2] < 1.45)[:, :, None] & (g.rise < 0.2) & (g.inside > 0.3)
+    on_seat = _nearest(on_seat, -g.inside)
+    on_feet = person & ~_some(on_seat)
+    near_ground = pair & ground[None, None, :] & (g.rise < 0.3)
+    stands = _nearest(near_ground & (on_feet & still)[:, :, None], np.abs(g.rise))
+    walks = _nearest(near_ground & (on_feet & ~still)[:, :, None], np.abs(g.rise))
+    walking = (person & ~still & on_feet)[:, :, None]
+
+    held = pair & person[None, :, None] & small[:, None, :] & free[:, None, :] & (g.gap < HAND_M)
+    held &= (g.low[:, None, :, 2] > g.low[:, :, None, 2] + 0.3) & (g.high[:, None, :, 2] < g.high[:, :, None, 2] + 0.5)
+    pushed = pair & person[None, :, None] & (thing & ~still & ~small)[:, None, :] & (g.gap < 0.3) & walking
+
+    mounted = pair & upright[None, None, :] & free[:, :, None] & (g.gap < HAND_M) & (g.low[..., 2] > 0.3)[:, :, None]
+    beside = pair & thing[None, None, :] & (thing[None, :] | person[None, :])[:, :, None] & larger & still[:, :, None]
+    beside &= (g.gap > 0) & (g.gap < NEAR_M) & (g.gap < largest[:, None, :] / 2)
+    beside &= np.abs(g.low[:, :, None, 2] - g.low[:, None, :, 2]) < REST_M
+    over = pair & (are(HUNG) & ~ground)[None, :, None] & thing[None, None, :] & (g.inside > 0.5)
+    over &= (g.rise > 0) & (g.rise < MEET_M) & _some(floor)[:, None, :]
+    below = pair & thing[None, :, None] & are(TABLES)[None, None, :] & (g.inside > 0.5) & _some(floor)[:, :, None]
+    below &= g.high[:, :, None, 2] < g.high[:, None, :, 2]
+    people = pair & person[None, :, None] & person[None, None, :]
+    growing = np.gradient(g.size[..., 0] * g.size[..., 1], axis=0) if len(g.size) > 1 else np.zeros(g.there.shape)
+    at_door = pair & person[None, :, None] & are(WITH_DOORS)[None, None, :] & (g.gap < 0.4) & still[:, :, None]
+    return [
+        ("on", 0.9, rests),
+        ("on", 0.8, floor),
+        ("on", 0.4, within & ~are(CONTAINERS)[None, None, :]),
+        ("inside", 0.6, within & are(CONTAINERS)[None, None, :]),
+        ("sitting on", 0.8, on_seat & ~flat[:, :, None]),
+        ("lying on", 0.7, on_seat & flat[:, :, None]),
+        ("standing on", 0.8, stands),
+        ("walking on", 0.8, walks),
+        ("hanging on", 0.7, mounted & are(HUNG)[None, :, None]),
+        ("attached to", 0.7, mounted & are(BUILT_IN)[None, :, None]),
+        ("holding", 0.6, held),
+        ("carrying", 0.5, held & walking),
+        ("pushing", 0.4, pushed),
+        ("sitting at", 0.5, pair & _some(on_seat)[:, :, None] & are(TABLES)[None, None, :] & (g.gap < 0.45)),
+        ("next to", 0.3, beside & ~rests & ~within),
+        ("above", 0.4, over),
+        ("under", 0.4, below),
+        ("covering", 0.4, rests & are(COVERS)[None, :, None]),
+        ("approaching", 0.4, people & walking & (g.closing > CLOSING_M_S)),
+        ("moving away from", 0.4, people & walking & (g.closing < -CLOSING_M_S)),
+        ("talking to", 0.25, people & still[:, :, None] & still[:, None, :] & (g.gap < MEET_M)),
+        ("walking to", 0.2, pair & walking & thing[None, None, :] & (g.closing > CLOSING_M_S) & (g.gap < MEET_M)),
+        (
+            "walking away from",
+            0.2,
+            pair & walking & thing[None, None, :] & (g.closing < -CLOSING_M_S) & (g.gap < MEET_M),
+        ),
+        ("opening", 0.3, at_door & (growing > 0.02)[:, None, :]),
+        ("closing", 0.3, at_door & (growing < -0.02)[:, None, :]),
+        ("looking at", 0.15, held),
+    ]
+
+
+def _measure(tubes: Tubes) -> _Geometry:
+    assert tubes.boxes is not None
+    boxes = tubes.boxes.astype(np.float64)
+    first, end = tubes.lifetimes()
+    at = np.arange(len(boxes))[:, None]
+    there = (at >= first) & (at < end) & np.isfinite(boxes).all(axis=(2, 3)).any(axis=0)
+    boxes = _held(boxes)
+    low, high = boxes[:, :, 0], boxes[:, :, 1]
+    center = (low + high) / 2
+    seconds = (tubes.stamps_ns - tubes.stamps_ns[0]) * 1e-9
+    velocity = np.gradient(center, seconds, axis=0) if len(boxes) > 1 else np.zeros_like(center)
+    apart = np.maximum(low[:, :, None] - high[:, None], low[:, None] - high[:, :, None])[..., :2]
+    gap = np.linalg.norm(apart.clip(0.0), axis=3)
+    shared = (-apart).clip(0.0)
+    size = np.maximum(high - low, 1e-3)
+    inside = np.minimum(shared / size[:, :, None, :2], 1.0).prod(axis=3)
+    distance = np.linalg.norm((center[:, :, None] - center[:, None])[..., :2], axis=3)
+    closing = -np.gradient(distance, seconds, axis=0) if len(boxes) > 1 else np.zeros_like(distance)
+    return _Geometry(
+        there=there,
+        low=low,
+        high=high,
+        speed=np.linalg.norm(velocity[..., :2], axis=2),
+        gap=gap,
+        rise=low[:, :, None, 2] - high[:, None, :, 2],
+        inside=inside,
+        closing=closing,
+    )
+
+
+def _held(boxes: Float64) -> Float64:
+    """Boxes with the last one seen standing in where an object is hidden, and the first one before it is seen."""
+    known = np.isfinite(boxes).all(axis=(2, 3))
+    at = np.where(known, np.arange(len(boxes))[:, None], -1)
+    last = np.maximum.accumulate(at, axis=0)
+    source = np.where(last >= 0, last, known.argmax(axis=0))
+    return np.nan_to_num(np.take_along_axis(boxes, source[:, :, None, None], axis=0))
+
+
+def _some(holds: Bool) -> Bool:
+    """bool[F, N]: subjects for which it holds with some object."""
+    out: Bool = np.logical_or.reduce(holds, axis=2)
+    return out
+
+
+def _nearest(holds: Bool, cost: Float64) -> Bool:
+    """Of the objects that a subject's rule names, only the one of least cost."""
+    best = np.where(holds, cost, np.inf).argmin(axis=2)
+    only = np.zeros_like(holds)
+    np.put_along_axis(only, best[:, :, None], True, axis=2)
+    return only & holds
+
+
+def _spans(holds: Bool) -> list[tuple[int, int, int, int]]:
+    """(subject, object, start, end) of each stretch of at least MIN_FRAMES; a single frame's gap is bridged."""
+    holds = holds.copy()
+    holds[1:-1] |= holds[:-2] & holds[2:]
+    edge = np.zeros((1, *holds.shape[1:]), np.int8)
+    steps = np.diff(np.concatenate([edge, holds.astype(np.int8), edge]), axis=0)
+    out = []
+    for s, o in np.argwhere(holds.any(axis=0)).tolist():
+        starts, ends = np.flatnonzero(steps[:, s, o] > 0), np.flatnonzero(steps[:, s, o] < 0)
+        out += [(s, o, a, b) for a, b in zip(starts.tolist(), ends.tolist(), strict=True) if b - a >= MIN_FRAMES]
+    return out
