@@ -33,21 +33,26 @@ PASSING_M = 1.5
 FALL_M = 0.15
 OPEN_SHARE = 0.05  # of a joint's range
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split(","))
+
+
 # Furniture and devices with a front that everybody agrees on.
-WITH_FRONT = frozenset(
+WITH_FRONT = _words(
     "chair,sofa,bench,desk,cabinet,wardrobe,shelf,drawer,television,monitor,laptop,refrigerator,stove,microwave,"
-    "washing machine,dishwasher,piano,sink,toilet,mirror".split(",")
+    "washing machine,dishwasher,piano,sink,toilet,mirror"
 )
-CONTAINERS = frozenset(
+CONTAINERS = _words(
     "cabinet,wardrobe,drawer,refrigerator,microwave,stove,washing machine,dishwasher,box,basket,bag,backpack,suitcase,"
-    "trash can,cart,bowl,pot,pan,vase,cup,glass,sink,bathtub".split(",")
+    "trash can,cart,bowl,pot,pan,vase,cup,glass,sink,bathtub"
 )
-FIXTURES = frozenset("window,door,heater,sink,faucet,toilet,shower,shelf,cabinet,fan,stairs".split(","))
-COVERS = frozenset("blanket,towel,curtain".split(","))
-TABLES = frozenset("table,desk,counter,piano".split(","))
-SCREENS = frozenset("television,monitor,laptop".split(","))
-LOOKING_OUT = frozenset("chair,sofa,bench,toilet,piano,television".split(","))  # furniture that can face something
-FACED = TABLES | SCREENS | frozenset("sofa,chair,bed,stove,sink,mirror,refrigerator,wardrobe".split(","))
+FIXTURES = _words("window,door,heater,sink,faucet,toilet,shower,shelf,cabinet,fan,stairs")
+COVERS = _words("blanket,towel,curtain")
+TABLES = _words("table,desk,counter,piano")
+SCREENS = _words("television,monitor,laptop")
+LOOKING_OUT = _words("chair,sofa,bench,toilet,piano,television")  # furniture that can face something
+FACED = TABLES | SCREENS | _words("sofa,chair,bed,stove,sink,mirror,refrigerator,wardrobe")
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,9 @@ GEOMETRY = (
         "geometry",
         _PT,
         _PT,
-        "The subject, still, is a person or a thing that people look from or at (" + ", ".join(sorted(LOOKING_OUT)) + "), and the "
+        "The subject, still, is a person or a thing that people look from or at ("
+        + ", ".join(sorted(LOOKING_OUT))
+        + "), and the "
         f"line from its middle along its front first meets the object, within {FACING_M:g} m, or {SCREEN_M:g} m if "
         "the object is a screen or both are seats or screens; what is lower than a seated person's eyes does not hide "
         "what is behind it.",
@@ -236,7 +243,9 @@ GEOMETRY = (
         "geometry",
         _P,
         _TS,
-        "The person sits with its front towards a " + ", ".join(sorted(TABLES)) + f" whose edge is within {_cm(AT_TABLE_M)} of its body.",
+        "The person sits with its front towards a "
+        + ", ".join(sorted(TABLES))
+        + f" whose edge is within {_cm(AT_TABLE_M)} of its body.",
     ),
     Predicate(
         "approaching",
@@ -258,7 +267,7 @@ GEOMETRY = (
         "geometry",
         _P,
         _P,
-        f"The subject walks on while the object, standing or sitting still, slides from before it to behind it, within {PASSING_M:g} m. "
+        f"The subject walks on while the object, still, slides from before it to behind it, within {PASSING_M:g} m. "
         "Whoever stops there does not pass by.",
     ),
     Predicate(
@@ -280,9 +289,7 @@ ACTIVITY = (
         "The object is in the person's grasp: from the moment a hand closes on it until it lets go. A hand next to a "
         "thing, on it, or passing it does not hold it.",
     ),
-    Predicate(
-        "carrying", "activity", _P, _T, "The person walks with the object in its grasp.", implies=("holding",)
-    ),
+    Predicate("carrying", "activity", _P, _T, "The person walks with the object in its grasp.", implies=("holding",)),
     Predicate(
         "picking up",
         "activity",
@@ -433,9 +440,9 @@ def predicate_table() -> str:
         "shapes do. Inverses are not labelled, since they follow (a table supports what is on it). Positions are",
         "relative to the object's own front and to gravity, never to the sensor.",
         "",
-        "A person is exactly one of standing on, walking on, sitting on, lying on something at any time, and a thing is",
-        "exactly one of on, inside, hanging on, attached to something unless somebody holds it or it is in the air.",
-        "A relation found by geometry or contact that lasts less than two frames is dropped, and one that is lost for a",
+        "A person is exactly one of standing on, walking on, sitting on, lying on something at any time; a thing is",
+        "exactly one of on, inside, hanging on, attached to something unless somebody holds it or it is in the air. A",
+        "relation found by geometry or contact that lasts less than two frames is dropped, and one that is lost for a",
         "single frame goes on; what an activity says is never dropped, so a kick between two frames has the frame",
         "nearest to it.",
     ]
@@ -446,7 +453,13 @@ def predicate_table() -> str:
         ("What people do", ACTIVITY),
     )
     for title, group in titles:
-        lines += ["", f"## {title}", "", "| predicate | decided by | subject | object | definition |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| predicate | decided by | subject | object | definition |",
+            "|---|---|---|---|---|",
+        ]
         for p in group:
             extra = f" Inverse: *{p.inverse}*." if p.inverse else ""
             extra += f" Implies {', '.join(p.implies)}." if p.implies else ""

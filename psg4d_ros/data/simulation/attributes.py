@@ -1,0 +1,59 @@
+"""The true attributes of people and things over time: the definitions of predicates.py, applied to a Timeline."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psg4d_ros.data.recording import AttributeSpan
+from psg4d_ros.data.simulation.contacts import Bool
+from psg4d_ros.data.simulation.predicates import OPEN_SHARE, STILL_M_S
+from psg4d_ros.data.simulation.relations import steady_spans
+from psg4d_ros.data.simulation.situation import Situation
+from psg4d_ros.data.simulation.world import STEP_S, Entity, Timeline
+from psg4d_ros.structures import Int64
+
+_SMOOTH = 2  # steps to each side
+
+
+def true_attributes(timeline: Timeline, steps: Int64) -> dict[int, tuple[AttributeSpan, ...]]:
+    """The attributes of every entity at the frames taken at ``steps`` (int64[F]), by entity id, sorted by name and
+    start. What docs/predicates.md says; spans are in frames, half-open."""
+    situation = Situation(timeline, steps)
+    return {e.entity_id: _attributes(situation, e) for e in timeline.world.entities}
+
+
+def _attributes(situation: Situation, entity: Entity) -> tuple[AttributeSpan, ...]:
+    i, frames = entity.entity_id, situation.frames
+    masks: dict[str, Bool] = {}
+    if entity.color and entity.body is None:
+        masks[entity.color] = np.ones(frames, dtype=bool)
+    if entity.body is not None:
+        postures = np.array([situation.posture(i, f) for f in range(frames)])
+        for posture in ("standing", "sitting", "lying"):
+            masks[posture] = postures == posture
+        masks["walking"] = situation.walking[:, i - 1]
+    if entity.body is not None or entity.movable or entity.graspable:
+        still: Bool = situation.still[:, i - 1] if entity.body is not None else _slow(situation, i)
+        masks["still"], masks["moving"] = still, ~still
+    if entity.graspable:
+        masks["held"] = np.isin(situation.carrier[:, i - 1], [p.entity_id for p in situation.world.people])
+    if entity.joints:
+        opened = situation.timeline.opened[i - 1]
+        rows = opened[situation.steps] if len(opened) > 1 else np.repeat(opened, frames, axis=0)
+        is_open = np.asarray((rows > OPEN_SHARE).any(axis=1), dtype=bool)
+        masks["open"], masks["closed"] = is_open, ~is_open
+    spans = [AttributeSpan(name, a, b) for name, mask in masks.items() for a, b in steady_spans(mask, least=1)]
+    return tuple(sorted(spans, key=lambda s: (s.name, s.start_frame)))
+
+
+def _slow(situation: Situation, i: int) -> Bool:
+    """bool[F]: whether no part of a thing moves by STILL_M_S or more."""
+    poses = situation.timeline.T_world_part[i - 1]
+    if len(poses) == 1:
+        return np.ones(situation.frames, dtype=bool)
+    last = len(poses) - 1
+    before, after = np.maximum(situation.steps - _SMOOTH, 0), np.minimum(situation.steps + _SMOOTH, last)
+    middles = np.stack([np.append(p.vertices.mean(axis=0), 1.0) for p in situation.world.entity(i).parts])
+    way = np.einsum("fpij,pj->fpi", (poses[after] - poses[before])[:, :, :3], middles)
+    speed = np.linalg.norm(way, axis=-1).max(axis=1) / (np.maximum(after - before, 1) * STEP_S)
+    return speed < STILL_M_S  # type: ignore[no-any-return]
