@@ -1,0 +1,65 @@
+"""What all activities are made of. An activity is a generator that sets what an actor does next and yields per step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from psg4d_ros.data.simulation.navigation import smooth_step
+from psg4d_ros.data.simulation.stage import Actor, Stage
+from psg4d_ros.data.simulation.world import STEP_S
+
+Activity = Generator[None, None, None]
+
+
+class Impossible(Exception):
+    """An activity cannot be done as things stand; the director lets the person do something else."""
+
+
+def wait(seconds: float) -> Activity:
+    """Do nothing new for a while."""
+    for _ in range(max(round(seconds / STEP_S), 1)):
+        yield
+
+
+def together(*parts: Activity) -> Activity:
+    """Several activities at the same time, until the last has ended; when one is impossible all of them end."""
+    running = list(parts)
+    try:
+        while running:
+            for part in list(running):
+                try:
+                    next(part)
+                except StopIteration:
+                    running.remove(part)
+            if running:
+                yield
+    finally:
+        for part in running:
+            part.close()
+
+
+def ramp(seconds: float) -> Iterator[float]:
+    """Weights that rise smoothly to 1, one per step."""
+    steps = max(round(seconds / STEP_S), 1)
+    for k in range(1, steps + 1):
+        yield smooth_step(k / steps)
+
+
+def angle_between(a: float, b: float) -> float:
+    """From yaw ``a`` to yaw ``b``, -pi to pi."""
+    return float((b - a + np.pi) % (2 * np.pi) - np.pi)
+
+
+@contextmanager
+def attending(stage: Stage, actor: Actor, target: int, name: str = "looking at") -> Iterator[None]:
+    """Somebody looks at something on purpose for as long as the block runs."""
+    before = actor.gaze
+    actor.gaze = target
+    try:
+        with stage.fact(actor.entity_id, name, target):
+            yield
+    finally:
+        actor.gaze = before

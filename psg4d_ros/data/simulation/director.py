@@ -1,0 +1,151 @@
+"""Lets the people of a world act: every person does one thing after the other, alone or together, on one clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from psg4d_ros.data.simulation.acting import Activity, Impossible, wait
+from psg4d_ros.data.simulation.poses import standing
+from psg4d_ros.data.simulation.repertoire import proposals, set_scene
+from psg4d_ros.data.simulation.stage import Actor, Stage
+from psg4d_ros.data.simulation.world import STEP_S, Timeline, World
+
+_ATTEMPTS = 6  # proposals that a person tries before it pauses
+
+
+@dataclass(eq=False)
+class _Running:
+    activity: Activity
+    people: tuple[int, ...]
+
+
+class Director:
+    """Runs activities on a stage. background: what goes on without people (things in the air)."""
+
+    def __init__(self, world: World, rng: np.random.Generator) -> None:
+        self.stage = Stage(world)
+        self.rng = rng
+        self.running: list[_Running] = []
+        self.done: Counter[str] = Counter()
+
+    def busy(self, person: int) -> bool:
+        return any(person in r.people for r in self.running)
+
+    def start(self, activity: Activity, people: tuple[int, ...]) -> bool:
+        """Begin an activity with the step that is being prepared; False when it turns out to be impossible."""
+        running = _Running(activity, people)
+        self.running.append(running)
+        return self._advance(running)
+
+    def step(self, *, strict: bool = False) -> None:
+        """Advance what goes on by a step; the clock ticks afterwards (``Stage.tick``).
+
+        strict: raise Impossible where something turns out to be so.
+        """
+        for running in list(self.running):
+            self._advance(running, strict)
+        for flight in list(self.stage.flights):
+            if next(flight, "landed") == "landed":
+                self.stage.flights.remove(flight)
+
+    def _advance(self, running: _Running, strict: bool = False) -> bool:
+        """One step of an activity; False when it turned out to be impossible."""
+        try:
+            next(running.activity)
+        except StopIteration:
+            self.running.remove(running)
+        except Impossible:
+            self.running.remove(running)
+            if strict:
+                raise
+            for person in running.people:
+                compose(self.stage, self.stage.actors[person])
+            return False
+        return True
+
+    def finish(self) -> Timeline:
+        for running in self.running:
+            running.activity.close()
+        return self.stage.finish()
+
+
+def compose(stage: Stage, actor: Actor) -> None:
+    """After something broken off: empty hands come down, the body is as its posture says."""
+    actor.gaze = None
+    for hands in list(actor.reaching):
+        if not any(h in actor.holding for h in (("left", "right") if hands == "both" else (hands,))):
+            del actor.reaching[hands]
+    if actor.posture == "standing":
+        actor.base = standing(actor.body)
+
+
+def perform(world: World, rng: np.random.Generator, *, duration_s: float) -> Timeline:
+    """What the people of a world do during ``duration_s``: a Timeline of round(duration_s / STEP_S) steps.
+
+    Activities that turn out to be impossible (no way, out of reach, no room) are left out. Deterministic by ``rng``.
+    """
+    director = Director(world, rng)
+    stage = director.stage
+    set_scene(stage, rng)
+    resting = {person: 0.0 for person in stage.actors}
+    for person in stage.actors:
+        if rng.random() < 0.3:
+            director.start(wait(float(rng.uniform(0.3, 2.0))), (person,))
+    for _ in range(round(duration_s / STEP_S)):
+        director.step()
+        for person, actor in stage.actors.items():
+            if not director.busy(person) and stage.now >= resting[person] and not _something_new(director, actor):
+                resting[person] = stage.now + float(rng.uniform(0.4, 1.0))
+        stage.tick()
+    return director.finish()
+
+
+def _something_new(director: Director, actor: Actor) -> bool:
+    """Pick an activity that the person (and whom it needs) can begin now."""
+    stage, rng = director.stage, director.rng
+    free = [a for p, a in stage.actors.items() if not director.busy(p) and a is not actor]
+    choices = proposals(stage, actor, free, rng)
+    for _ in range(_ATTEMPTS):
+        if not choices:
+            break
+        weights = np.array([c.weight / (1.0 + 2.0 * director.done[c.name]) for c in choices])
+        choice = choices.pop(int(rng.choice(len(choices), p=weights / weights.sum())))
+        if director.start(choice.begin(), choice.people):
+            director.done[choice.name] += 1
+            return True
+        choices = [c for c in choices if c.name != choice.name or rng.random() < 0.5]
+    return False
+
+
+@dataclass(frozen=True)
+class Cue:
+    """At ``start_s`` the people begin an activity; what they still do then is broken off."""
+
+    start_s: float
+    people: tuple[int, ...]
+    begin: Callable[[Stage], Activity]
+
+
+def perform_script(world: World, script: Sequence[Cue], *, duration_s: float, prepare: Callable[[Stage], None] | None = None) -> Timeline:
+    """Exactly these activities at these times, for scenes whose course is known. Raises Impossible where one is not
+    possible. prepare: sets the stage before the first step (who sits, what is held or open).
+    """
+    director = Director(world, np.random.default_rng(0))
+    stage = director.stage
+    if prepare is not None:
+        prepare(stage)
+    waiting = sorted(script, key=lambda cue: cue.start_s)
+    for _ in range(round(duration_s / STEP_S)):
+        while waiting and waiting[0].start_s <= stage.now + 1e-9:
+            cue = waiting.pop(0)
+            for running in [r for r in director.running if set(r.people) & set(cue.people)]:
+                running.activity.close()
+                director.running.remove(running)
+            director.running.append(_Running(cue.begin(stage), cue.people))
+        director.step(strict=True)
+        stage.tick()
+    return director.finish()
