@@ -265,9 +265,13 @@ def test_an_object_that_the_voxel_cap_cut_away_is_measured_by_its_points(make, s
     prediction = predictor.predict(window, given)
     for frame, features, labels in zip(window.frames, cached[0].result, prediction.point_instance, strict=True):
         assert (features.point_voxel.numpy()[labels == 2] < 0).all(), "no voxel of the cup is left"
-        own = frame.points[given.point_object[frame.stamp_ns] == 7]
-        box = measured[0].segmentation.boxes[1, window.frames.index(frame)]
-        np.testing.assert_allclose(box, [*own.min(axis=0), *own.max(axis=0)], atol=1e-6)
+        own = frame.points[labels == 2]
+        table, cup, _ = measured[0].segmentation.boxes[:, window.frames.index(frame)]
+        np.testing.assert_allclose(cup, [*own.min(axis=0), *own.max(axis=0)], atol=1e-6)
+        kept = features.point_voxel.numpy()[labels == 1]
+        own = frame.points[labels == 1]
+        means = np.array([own[kept == v].mean(axis=0) for v in np.unique(kept[kept >= 0])])
+        np.testing.assert_allclose(table, [*means.min(axis=0), *means.max(axis=0)], atol=1e-6)
     assert [i.label for i in prediction.instances] == ["table", "cup", "person"]
     assert prediction.status is GraphStatus.DEGRADED_TRUNCATED
     assert {(r.subject, r.object) for r in prediction.relations} >= {(1, 0), (0, 1)}
@@ -302,6 +306,17 @@ def test_the_surest_of_the_slots_on_a_tube_takes_it_and_takes_no_other(make, spy
     assert predictor.counts["given_tubes_without_slot"] == 2
 
 
+def test_in_a_voxel_that_two_share_each_counts_for_its_points(make, spy):
+    points = np.full((10, 3), 1.01, np.float32)
+    owner = np.array([3] + [40] * 9, np.int32)
+    window, given = window_of((PointFrame(points, None, None, np.arange(10, dtype=np.int64), STEP, "sensor"), owner))
+    predictor = make()
+    spy(predictor.backend, "decode_masks", slots_at({5: 0.0}))
+    asked = spy(predictor.model.chain, "turn2")
+    predictor.predict(window, given)
+    assert [o.slot for o in asked[0].objects] == [SLOTS, 5]
+
+
 def test_a_slot_spread_over_the_room_is_no_tubes(make, spy):
     """It touches each tube, and says nothing of any."""
     places = {n + 1: x for n, x in enumerate(np.linspace(-20, 20, 14).tolist())}
@@ -321,7 +336,7 @@ def test_a_slot_spread_over_the_room_is_no_tubes(make, spy):
 def test_a_tube_without_a_slot_is_named_by_the_features_of_its_own_voxels(make, spy):
     """As the mask decoder would name a slot with that mask; each level's features counted here voxel by voxel."""
     predictor = make(relations=False)
-    masks = spy(predictor.backend, "decode_masks", slots_at({1: -2.0}))  # the person has one
+    masks = spy(predictor.backend, "decode_masks", slots_at({1: 2.0}))  # the table has one
     named, cached = spy(predictor.model.chain, "name_objects"), spy(predictor.cache, "features")
     turn1 = spy(predictor.model.chain, "turn1")
     window, given = scene(2)
@@ -330,12 +345,12 @@ def test_a_tube_without_a_slot_is_named_by_the_features_of_its_own_voxels(make, 
     assert torch.equal(with_slot.slot_hidden, turn1[0].result.slot_hidden[[1]])
     assert without.slot_hidden is None, "there is no slot to have read"
     names = predictor.vocabulary.class_names
-    order = [without.result[0][0], without.result[0][1], with_slot.result[0][0]]  # table, cup, person
+    order = [with_slot.result[0][0], without.result[0][0], without.result[0][1]]  # table, cup, person
     assert [i.label for i in prediction.instances] == [names[int(logits.argmax())] for logits in order]
 
     decoder, edge = predictor.model.decoder, predictor.model.config.encoder.voxel_size_m
     with torch.inference_mode():
-        for row, object_id in enumerate((3, 7)):
+        for row, object_id in enumerate((7, 40)):
             fine, mid = [], []
             for frame, features in zip(window.frames, cached[0].result, strict=True):
                 ids, point_voxel = given.point_object[frame.stamp_ns], features.point_voxel.numpy()
@@ -394,6 +409,17 @@ def test_without_given_objects_or_points_nothing_is_predicted(make):
     empty = PointFrame(np.zeros((0, 3), np.float32), None, None, np.zeros(0, np.int64), STEP, "sensor")
     window, given = window_of((empty, np.zeros(0, np.int32)))
     assert make().predict(window, given).status is GraphStatus.EMPTY_INPUT
+
+
+def test_a_window_that_lies_beyond_the_grid_says_so(make):
+    """Nothing of it can be encoded, so nothing is said of its objects, but not silently."""
+    frame, owner = frame_of(0, PLACES)
+    far = PointFrame(frame.points + np.float32(1e9), None, None, frame.source_index, STEP, "sensor")
+    window, given = window_of((far, owner))
+    found = make().predict(window, given)
+    assert found.status is GraphStatus.DEGRADED_TRUNCATED
+    assert found.instances == ()
+    assert given.ids_of(found).tolist() == [0]
 
 
 # Absent objects, ids and spans
