@@ -257,12 +257,12 @@ def _shapes(height: float, build: float, hips: float, joints: Float64) -> dict[s
         ),
         "chest": loft(
             [
-                (0, 0.012, shoulder + 0.018 * h), (0, 0.008, shoulder - 0.012 * h), (0, 0.0, shoulder - 0.06 * h),
-                (0, 0.004, chest[2] + 0.01 * h), (0, 0.004, chest[2] - 0.03 * h),
+                (0, 0.014, shoulder + 0.030 * h), (0, 0.012, shoulder + 0.014 * h), (0, 0.008, shoulder - 0.012 * h),
+                (0, 0.0, shoulder - 0.06 * h), (0, 0.004, chest[2] + 0.01 * h), (0, 0.004, chest[2] - 0.03 * h),
             ],
             [
-                (0.045 * g, 0.036 * g), (x_shoulder * 0.92, 0.050 * g), (x_shoulder * 0.88, 0.070 * g),
-                (0.084 * g, 0.064 * g), (0.076 * g, 0.056 * g),
+                (0.036 * g, 0.034 * g), (x_shoulder * 0.66, 0.044 * g), (x_shoulder * 0.98, 0.054 * g),
+                (x_shoulder * 0.90, 0.070 * g), (0.084 * g, 0.064 * g), (0.076 * g, 0.056 * g),
             ], 12, "z",
         ),
         "neck": limb(head + 0.01 * up, neck - 0.015 * up, [0.034 * h, 0.033 * h, 0.036 * h]),
@@ -275,9 +275,12 @@ def _shapes(height: float, build: float, hips: float, joints: Float64) -> dict[s
             knee, ankle + 0.012 * up, [0.031 * g, 0.034 * g, 0.027 * g, 0.022 * g], flatten=1.1
         )
         result[f"{name}_ankle"] = _foot(h, ankle)
-        result[f"{name}_shoulder"] = limb(arm - 0.004 * up, elbow, [0.030 * g, 0.028 * g, 0.025 * g, 0.022 * g])
+        result[f"{name}_shoulder"] = limb(arm - 0.014 * up, elbow, [0.028 * g, 0.028 * g, 0.025 * g, 0.022 * g])
         result[f"{name}_elbow"] = limb(elbow, wrist, [0.023 * g, 0.024 * g, 0.019 * g, 0.015 * g])
         result[f"{name}_wrist"] = _hand(h, wrist, 1.0 if name == "right" else -1.0)
+    # One sits on flesh that gives way.
+    skin = result["pelvis"].vertices
+    skin[:, 2] = np.maximum(skin[:, 2], pelvis[2] - 0.057 * h)
     return {name: result[name] for name in ("pelvis", *JOINTS)}
 
 

@@ -12,6 +12,7 @@ from psg4d_ros.data.simulation.bodies import Body, Pose
 from psg4d_ros.data.simulation.limbs import (
     FIRST_PART,
     Hand,
+    arm_m,
     arm_rotations,
     feet,
     length,
@@ -27,6 +28,7 @@ _MAX_LEAN = 1.25  # radians, hips and back together
 _MAX_CROUCH = 0.62  # of the height of the hips
 _MAX_TWIST = 0.9  # radians between pelvis and shoulders
 _MAX_HEAD_TURN, _MAX_HEAD_DOWN, _MAX_HEAD_UP = 1.3, 0.85, 0.8
+_UP = (0.0, 0.0, 1.0)
 _EFFORTS = np.linspace(0.0, 1.0, 33)
 
 
@@ -48,6 +50,7 @@ def reach(
     pelvis = quaternions.matrices(pose.root_rotation)
     ankles, turned = feet(body, pose)
     aim = _goals(pelvis, hand, target, spread_m)
+    before, _ = trunk(body, pose)
     if float(pelvis[2, 2]) > 0.5:
         standing = float(pose.root_position[2] - ankles[:, 2].max()) > 0.6 * body.leg_m
         leaned = _lean(body, pose, pelvis, aim, target, standing)
@@ -57,6 +60,9 @@ def reach(
     rotations: dict[str, Float64] = {}
     for name, goal in aim.items():
         rotations.update(arm_rotations(body, name, chest, position, goal, palm))
+    if len(aim) == 1:  # the other arm hangs, or holds, as it did
+        other = "left" if hand == "right" else "right"
+        rotations[f"{other}_shoulder"] = chest.T @ before @ quaternions.matrices(pose.joint(f"{other}_shoulder"))
     return with_matrices(pose, rotations)
 
 
@@ -72,55 +78,55 @@ def _lean(body: Body, pose: Pose, pelvis: Float64, aim: dict[Hand, Float64], tar
     """The trunk turned, leant and lowered by the smallest of _EFFORTS that brings the goals within the arms' length."""
     rest = body.rest_joints
     local = quaternions.matrices(pose.joints[:2])
-    trunk = [rest[1] - rest[0], rest[2] - rest[1]]
     heading = math.atan2(-pelvis[0, 1], pelvis[1, 1])  # of the pelvis about z, 0 looks along -y
     way = target - pose.root_position
     bearing = math.remainder(math.atan2(way[0], -way[1]) - heading, 2 * math.pi)
     # Not a switch but a ramp: a target that sinks slowly makes a body that crouches slowly.
     shoulder_m = float(rest[8, 2])
     low = min(max((0.62 * shoulder_m - target[2]) / (0.5 * shoulder_m), 0.0), 1.0) if standing else 0.0
-    lean = _MAX_LEAN * (1.0 - 0.15 * low) * _EFFORTS
-    crouch = _MAX_CROUCH * body.leg_m * low * _EFFORTS
-    one_handed = len(aim) == 1
-    twist = min(max(bearing, -_MAX_TWIST), _MAX_TWIST) * np.minimum(1.0, 2.5 * _EFFORTS) * (0.8 if one_handed else 0.4)
+    twist = min(max(bearing, -_MAX_TWIST), _MAX_TWIST) * (0.8 if len(aim) == 1 else 0.4)
     direction = heading + min(max(bearing, -1.2), 1.2)
     axis = np.array([math.cos(direction), math.sin(direction), 0.0])  # leaning forward turns about it
-    hips = quaternions.matrices(
-        quaternions.multiply(
-            quaternions.rotation(axis, 0.45 * lean), quaternions.rotation((0.0, 0.0, 1.0), 0.3 * twist)
-        )
-    )
-    back = quaternions.matrices(
-        quaternions.multiply(
-            quaternions.rotation(axis, 0.25 * lean), quaternions.rotation((0.0, 0.0, 1.0), 0.35 * twist)
-        )
-    )
-    r0 = hips @ pelvis
-    r1 = back @ hips @ (pelvis @ local[0])
-    r2 = back @ back @ hips @ (pelvis @ local[0] @ local[1])
-    # The hips go back as the head goes forward, so that the body stays over its feet.
-    shift = (0.16 * body.leg_m * np.sin(lean) + 0.22 * crouch) if standing else np.zeros_like(lean)
-    roots = pose.root_position + np.stack([-math.sin(direction) * shift, math.cos(direction) * shift, -crouch], axis=1)
-    chests = roots + r0 @ trunk[0] + r1 @ trunk[1]
+    backwards = np.array([-math.sin(direction), math.cos(direction), 0.0])
+
+    def moved(effort: Float64) -> tuple[Float64, Float64, Float64]:
+        """Turns of the hips and of each half of the back (float64[..., 4], entity frame), place of the pelvis."""
+        lean, turn = _MAX_LEAN * effort, twist * np.minimum(1.0, 2.5 * effort)
+        crouch = _MAX_CROUCH * body.leg_m * low * effort
+        hips = quaternions.multiply(quaternions.rotation(axis, 0.45 * lean), quaternions.rotation(_UP, 0.3 * turn))
+        back = quaternions.multiply(quaternions.rotation(axis, 0.25 * lean), quaternions.rotation(_UP, 0.35 * turn))
+        # The hips go back as the head goes forward, so that the body stays over its feet.
+        shift = 0.12 * body.leg_m * np.sin(lean) + 0.16 * crouch if standing else 0.0 * lean
+        return hips, back, pose.root_position + shift[..., None] * backwards - crouch[..., None] * np.array(_UP)
+
+    hips, back, roots = moved(_EFFORTS)
+    h, b = quaternions.matrices(hips), quaternions.matrices(back)
+    bh = b @ h
+    bbh = b @ bh
+    spine = pelvis @ local[0]
+    chest = spine @ local[1]
+    chests = roots + h @ (pelvis @ (rest[1] - rest[0])) + bh @ (spine @ (rest[2] - rest[1]))
     missing = np.full(len(_EFFORTS), -np.inf)
     for name, goal in aim.items():
-        k = FIRST_PART[name] + 3
-        arm = 0.97 * (length(rest[k + 1] - rest[k]) + length(body.points[f"{name}_hand"][1] - rest[k + 1]))
-        shoulders = chests + r2 @ (rest[k] - rest[2])
-        missing = np.maximum(missing, np.sqrt(((shoulders - goal) ** 2).sum(axis=1)) - arm)
-    if missing[0] <= 0:
-        return pose
+        shoulders = chests + bbh @ (chest @ (rest[FIRST_PART[name] + 3] - rest[2]))
+        missing = np.maximum(missing, np.sqrt(((shoulders - goal) ** 2).sum(axis=1)) - 0.97 * arm_m(body, name))
     enough = np.flatnonzero(missing <= 0)
-    i = int(enough[0]) if len(enough) else int(missing.argmin())
-    w = 1.0
-    if len(enough):  # between the last that is too little and the first that is enough
-        w = float(missing[i - 1] / (missing[i - 1] - missing[i]))
-    i = max(i, 1)
-    q = quaternions.from_matrices(np.stack([r0[i - 1], r0[i], r1[i - 1], r1[i], r2[i - 1], r2[i]]))
-    mixed = quaternions.matrices(quaternions.slerp(q[0::2], q[1::2], w))
+    if not len(enough):
+        effort = float(_EFFORTS[missing.argmin()])
+    elif enough[0] == 0:
+        return pose
+    else:  # between the last that is too little and the first that is enough
+        i = int(enough[0])
+        effort = float(_EFFORTS[i] - (_EFFORTS[i] - _EFFORTS[i - 1]) * missing[i] / (missing[i] - missing[i - 1]))
+    hips, back, root = moved(np.array(effort))
+    turned = quaternions.multiply(hips, pose.root_rotation)
     joints = pose.joints.copy()
-    joints[:2] = quaternions.from_matrices(np.stack([mixed[0].T @ mixed[1], mixed[1].T @ mixed[2]]))
-    return Pose((1 - w) * roots[i - 1] + w * roots[i], quaternions.from_matrices(mixed[0]), joints)
+    above = turned
+    for k in range(2):  # spine, chest: a turn in the entity frame, said relative to what is below
+        below = quaternions.conjugate(above)
+        joints[k] = quaternions.multiply(quaternions.multiply(below, quaternions.multiply(back, above)), joints[k])
+        above = quaternions.multiply(above, joints[k])
+    return Pose(root, turned, joints)
 
 
 def look_at(body: Body, pose: Pose, target: Float64) -> Pose:
@@ -132,9 +138,7 @@ def look_at(body: Body, pose: Pose, target: Float64) -> Pose:
     tilt = min(max(-math.atan2(z, math.hypot(x, y)), -_MAX_HEAD_UP), _MAX_HEAD_DOWN)
     # First tilted and then turned, and the neck takes half of either.
     neck = quaternions.multiply(
-        quaternions.rotation((0.0, 0.0, 1.0), 0.5 * turn), quaternions.rotation((1.0, 0.0, 0.0), 0.5 * tilt)
+        quaternions.rotation(_UP, 0.5 * turn), quaternions.rotation((1.0, 0.0, 0.0), 0.5 * tilt)
     )
-    whole = quaternions.multiply(
-        quaternions.rotation((0.0, 0.0, 1.0), turn), quaternions.rotation((1.0, 0.0, 0.0), tilt)
-    )
+    whole = quaternions.multiply(quaternions.rotation(_UP, turn), quaternions.rotation((1.0, 0.0, 0.0), tilt))
     return pose.with_joints(neck=neck, head=quaternions.multiply(quaternions.conjugate(neck), whole))

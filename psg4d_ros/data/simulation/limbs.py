@@ -36,7 +36,9 @@ def _axes(direction: Float64, hinge: Float64) -> Float64:
     a = direction / length(direction)
     h = hinge - (hinge @ a) * a
     h /= length(h)
-    return np.stack([a, h, _cross(a, h)], axis=1)
+    axes = np.empty((3, 3))
+    axes[:, 0], axes[:, 1], axes[:, 2] = a, h, _cross(a, h)
+    return axes
 
 
 def _two_bones(
@@ -122,6 +124,12 @@ def place_hand(body: Body, pose: Pose, hand: Hand, target: Float64, *, palm: Flo
     chest, position = trunk(body, pose)
     rotations = arm_rotations(body, hand, chest, position, target, palm)
     return with_matrices(pose, rotations)
+
+
+def arm_m(body: Body, hand: Hand) -> float:
+    """From the shoulder to the palm, stretched out."""
+    k, rest = FIRST_PART[hand] + 3, body.rest_joints
+    return length(rest[k + 1] - rest[k]) + length(body.points[f"{hand}_hand"][1] - rest[k + 1])
 
 
 def arm_rotations(

@@ -90,18 +90,27 @@ def lying(body: Body, surface_height_m: float, on: LyingOn = "back") -> Pose:
             neck=quaternions.rotation(_Z, 0.6), head=quaternions.rotation(_Z, 0.6),
         )  # fmt: skip
     else:
-        turn = math.pi / 2 if on == "right side" else -math.pi / 2
-        root = quaternions.multiply(quaternions.rotation(_Y, -turn), root)
-        pose = pose.with_joints(
-            right_hip=quaternions.rotation(_X, -0.75), left_hip=quaternions.rotation(_X, -0.95),
-            right_knee=quaternions.rotation(_X, 1.2), left_knee=quaternions.rotation(_X, 1.4),
-            right_shoulder=quaternions.rotation(_X, -1.1), left_shoulder=quaternions.rotation(_X, -0.9),
-            right_elbow=quaternions.rotation(_X, -1.0), left_elbow=quaternions.rotation(_X, -0.8),
-            spine=quaternions.rotation(_X, 0.15), neck=quaternions.rotation(_X, 0.2),
-        )  # fmt: skip
+        low, high = ("right", "left") if on == "right side" else ("left", "right")
+        side = 1.0 if on == "right side" else -1.0
+        root = quaternions.multiply(quaternions.rotation(_Y, -side * math.pi / 2), root)
+        pose = pose.with_joints(**{
+            f"{low}_hip": quaternions.rotation(_X, -0.6), f"{high}_hip": quaternions.rotation(_X, -0.9),
+            f"{low}_knee": quaternions.rotation(_X, 1.0), f"{high}_knee": quaternions.rotation(_X, 1.3),
+            f"{low}_shoulder": quaternions.rotation(_X, -1.2), f"{high}_shoulder": quaternions.rotation(_X, -0.7),
+            f"{low}_elbow": quaternions.rotation(_X, -1.3), f"{high}_elbow": quaternions.rotation(_X, -0.9),
+            "spine": quaternions.rotation(_X, 0.12), "neck": quaternions.rotation(_X, 0.15),
+            "head": quaternions.rotation(_Y, side * 0.25),
+        })  # fmt: skip
     pose = Pose(np.zeros(3), root, pose.joints)
-    low = _lowest(body, pose)
-    return pose.moved(np.array([0.0, body.leg_m - 0.5 * body.height_m, surface_height_m - _SINK_M - low]))
+    up = surface_height_m - _SINK_M - _lowest(body, pose)
+    pose = pose.moved(np.array([0.0, body.leg_m - 0.5 * body.height_m, up]))
+    if on in ("back", "front"):
+        return pose
+    # The upper hand lies down before the chest.
+    front = -1.0 if on == "right side" else 1.0
+    place = body.joint_positions(pose)["chest"] + np.array([front * 0.19, 0.02, 0.0]) * body.height_m
+    place[2] = surface_height_m + 0.03
+    return place_hand(body, pose, "left" if on == "right side" else "right", place, palm=np.array([0.0, 0.0, -1.0]))
 
 
 def bending(body: Body, angle: float) -> Pose:

@@ -21,15 +21,13 @@ def multiply(a: Float64, b: Float64) -> Float64:
     """The rotation that does ``b`` first and then ``a``."""
     aw, ax, ay, az = a[..., 0], a[..., 1], a[..., 2], a[..., 3]
     bw, bx, by, bz = b[..., 0], b[..., 1], b[..., 2], b[..., 3]
-    return np.stack(
-        [
-            aw * bw - ax * bx - ay * by - az * bz,
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-        ],
-        axis=-1,
-    )
+    w = aw * bw - ax * bx - ay * by - az * bz
+    result = np.empty((*w.shape, 4))
+    result[..., 0] = w
+    result[..., 1] = aw * bx + ax * bw + ay * bz - az * by
+    result[..., 2] = aw * by - ax * bz + ay * bw + az * bx
+    result[..., 3] = aw * bz + ax * by - ay * bx + az * bw
+    return result
 
 
 def conjugate(q: Float64) -> Float64:
@@ -62,22 +60,21 @@ def matrices(q: Float64) -> Float64:
 
 def from_matrices(m: Float64) -> Float64:
     """float64[..., 4] with w >= 0: the quaternions of rotation matrices [..., 3, 3]."""
+    # Row i of ``rows`` is the quaternion times four times its component i: the row of the largest loses least.
+    rows = np.empty((*m.shape[:-2], 4, 4))
     xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
-    # Each row is the quaternion times four times one of its components: the row of the largest loses least.
-    wx, wy, wz = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
-    xy, xz, yz = m[..., 1, 0] + m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 2, 1] + m[..., 1, 2]
-    diagonal = np.stack([1 + xx + yy + zz, 1 + xx - yy - zz, 1 - xx + yy - zz, 1 - xx - yy + zz], axis=-1)
-    rows = np.stack(
-        [
-            np.stack([diagonal[..., 0], wx, wy, wz], axis=-1),
-            np.stack([wx, diagonal[..., 1], xy, xz], axis=-1),
-            np.stack([wy, xy, diagonal[..., 2], yz], axis=-1),
-            np.stack([wz, xz, yz, diagonal[..., 3]], axis=-1),
-        ],
-        axis=-2,
-    )
-    best = np.take_along_axis(rows, diagonal.argmax(axis=-1)[..., None, None], axis=-2)[..., 0, :]
-    result = normalize(best)
+    rows[..., 0, 0] = 1 + xx + yy + zz
+    rows[..., 1, 1] = 1 + xx - yy - zz
+    rows[..., 2, 2] = 1 - xx + yy - zz
+    rows[..., 3, 3] = 1 - xx - yy + zz
+    rows[..., 0, 1] = rows[..., 1, 0] = m[..., 2, 1] - m[..., 1, 2]
+    rows[..., 0, 2] = rows[..., 2, 0] = m[..., 0, 2] - m[..., 2, 0]
+    rows[..., 0, 3] = rows[..., 3, 0] = m[..., 1, 0] - m[..., 0, 1]
+    rows[..., 1, 2] = rows[..., 2, 1] = m[..., 1, 0] + m[..., 0, 1]
+    rows[..., 1, 3] = rows[..., 3, 1] = m[..., 0, 2] + m[..., 2, 0]
+    rows[..., 2, 3] = rows[..., 3, 2] = m[..., 2, 1] + m[..., 1, 2]
+    largest = np.diagonal(rows, axis1=-2, axis2=-1).argmax(axis=-1)
+    result = normalize(np.take_along_axis(rows, largest[..., None, None], axis=-2)[..., 0, :])
     return np.where(result[..., :1] < 0, -result, result)
 
 
