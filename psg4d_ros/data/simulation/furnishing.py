@@ -1,0 +1,205 @@
+"""Furnished worlds: a floor plan, what stands and hangs in its rooms, what lies on and in that, and people."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psg4d_ros.data.simulation import household, joinery
+from psg4d_ros.data.simulation.assets import Design, mesh_library
+from psg4d_ros.data.simulation.classes import RULES, WordSplit
+from psg4d_ros.data.simulation.floor_space import Footprint
+from psg4d_ros.data.simulation.recipes import anywhere, furnish
+from psg4d_ros.data.simulation.rooms import WALL_M, Opening, make_plan
+from psg4d_ros.data.simulation.shapes import Piece, Shape, box, shape
+from psg4d_ros.data.simulation.site import Host, Site, pose
+from psg4d_ros.data.simulation.world import World
+
+MAX_ENTITIES = 60
+
+
+def make_world(
+    rng: np.random.Generator, *, name: str, words: WordSplit, rooms: int | None = None, people: int | None = None
+) -> World:
+    """A furnished world of ``rooms`` (1 to 4) rooms with ``people`` standing on free floor, both random when None.
+
+    Nothing stands in anything else, everything is carried by something (World.supports), doors and cupboards can be
+    opened, and all places before them can be walked to through passages of about 0.7 m or more. The same generator
+    state gives the same world.
+    """
+    if rooms is None:
+        rooms = int(rng.choice([1, 2, 3, 4], p=[0.5, 0.28, 0.14, 0.08]))
+    if people is None:
+        people = int(rng.choice([1, 2, 3], p=[0.35, 0.45, 0.2]))
+    site = Site(rng, words, make_plan(rng, rooms))
+    _openings(site)
+    _outside(site)
+    for room in range(rooms):
+        furnish(site, room)
+    places = site.space.free_places(rng, people)
+    for x, y in places:
+        # Small things keep off the feet of the people.
+        site.space.take(Footprint(x, y, 0.3, 0.3, 0.0))
+    _small_things(site, int(rng.integers(min(34 + 6 * rooms, MAX_ENTITIES - 4), MAX_ENTITIES + 1)) - len(places))
+    for x, y in places:
+        room = next((i for i, r in enumerate(site.plan.rooms) if r.x0 <= x <= r.x1 and r.y0 <= y <= r.y1), 0)
+        site.add_person(x, y, room)
+    return site.world(name)
+
+
+def _openings(site: Site) -> None:
+    """Doors and windows in their holes, curtains beside windows; the floor that a door sweeps stays free."""
+    rng = site.rng
+    for o in site.plan.openings:
+        # A design's front looks into o.room.
+        yaw = float(np.arctan2(o.inward[0], -o.inward[1]))
+        into, back = np.array(o.inward), -np.array(o.inward)
+        x, y = o.center
+        if o.kind == "window":
+            made = joinery.window(rng, site.held_out, o.width, o.high - o.low, WALL_M)
+            site.add(made, pose(x, y, o.low, yaw), (site.wall, -1))
+            zone = np.array(o.center) + into * (WALL_M / 2 + 0.06)
+            site.space.solids.append(Footprint(*zone, o.width / 2 + 0.05, 0.06, yaw, o.low - 0.05, o.high + 0.05))
+            if o.low < 0.5:
+                site.space.clears.append(Footprint(*(zone + 0.2 * into), o.width / 2, 0.25, yaw))
+            if site.allowed("curtain") and site.chance(0.55):
+                _curtains(site, o, yaw)
+            continue
+        depth = o.width if o.kind == "door" else 0.5
+        zone = np.array(o.center) + into * (WALL_M / 2 + depth / 2)
+        site.space.clears.append(Footprint(*zone, o.width / 2 + 0.06, depth / 2 + 0.02, yaw))
+        beyond = np.array(o.center) + back * (WALL_M / 2 + 0.3)
+        site.space.clears.append(Footprint(*beyond, o.width / 2 + 0.06, 0.3, yaw))
+        site.space.goals.append(tuple((np.array(o.center) + 0.5 * into).tolist()))
+        if o.kind == "door":
+            made = joinery.room_door(rng, site.held_out, o.width - 0.1, WALL_M, site.chance(0.5))
+            room = o.room if o.other < 0 else min(o.room, o.other)
+            site.add(made, pose(x, y, 0.0, yaw), (site.wall, -1))
+            del room
+
+
+def _curtains(site: Site, o: Opening, yaw: float) -> None:
+    """A pair of one cloth, drawn aside."""
+    low, high = 0.04, min(o.high + 0.12, site.plan.height_m - 0.1)
+    width = float(site.rng.uniform(0.25, 0.4))
+    made = household.curtain(site.rng, site.held_out, width, high - low)
+    first: int | None = None
+    T = pose(o.center[0], o.center[1], 0.0, yaw)
+    room = site.plan.rooms[o.room]
+    for side in (-1, 1):
+        x, y = (T @ (side * (o.width / 2 + 0.02), -WALL_M / 2 - 0.07, 0, 1))[:2].tolist()
+        spot = Footprint(x, y, width / 2 + 0.06, 0.06, yaw, low, high + 0.03)
+        solids, site.space.solids = site.space.solids, [s for s in site.space.solids if s.low < 0.04]
+        fits = site.space.fits(spot, room)
+        site.space.solids = solids
+        if fits:
+            site.space.take(spot)
+            first_or = site.add(made, pose(x, y, low, yaw), (site.wall, -1), like=first)
+            first = first_or if first is None else first
+
+
+def _outside(site: Site) -> None:
+    """What one sees through windows and open doors: a garden or a street on each side that has an opening."""
+    rng = site.rng
+    sides = {o.inward for o in site.plan.openings if o.other < 0}
+    if not sides:
+        return
+    garden = site.chance(0.55)
+    strips: dict[str, list[Shape]] = {}
+    x0, y0 = (min(c[k] for c in site.plan.cells) for k in (0, 1))
+    x1, y1 = (max(c[k] for c in site.plan.cells) for k in (2, 3))
+    mid, half = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), np.array([(x1 - x0) / 2, (y1 - y0) / 2])
+    bands = [("ground", 0.0, 0.8), ("grass", 0.8, 5.0)] if garden else [("sidewalk", 0.0, 1.6), ("road", 1.6, 5.0)]
+    bushes = [d for d in mesh_library().meshes("vegetation", site.words.assets) if d.size[1] < 1.3]
+    hedge = bushes[int(rng.integers(len(bushes)))] if bushes else None
+    for inward in sorted(sides):
+        out = -np.array(inward)
+        along = np.array([out[1], -out[0]])
+        wall = float(half @ np.abs(out)) + WALL_M / 2
+        length = float(half @ np.abs(along)) + 1.5
+
+        def slab(near: float, far: float, z0: float, z1: float, length: float = length, wall: float = wall) -> Piece:
+            corners = [mid + out * (wall + d) + along * s * length for d in (near, far) for s in (-1, 1)]
+            low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+            return box((*low, z0), (*high, z1))
+
+        for label, near, far in bands:
+            strips.setdefault(label, []).append(shape(f"{label} {len(strips)}", slab(near, far, -0.12, -0.08)))
+        if garden and hedge is not None:
+            body = hedge.shapes[0]
+            yaw = float(np.arctan2(out[0], -out[1]))
+            rows = np.arange(-length + 0.8, length - 0.7, 1.45)
+            pieces = []
+            for s in rows:
+                T = pose(*(mid + out * (wall + 2.6) + along * s), -0.08, yaw)
+                pieces.append((body.vertices @ T[:3, :3].T + T[:3, 3], body.faces, body.tones))
+            if pieces:
+                strips.setdefault("vegetation", []).append(shape(f"hedge {len(strips)}", *pieces))
+        elif not garden:
+            strips.setdefault("building", []).append(shape(f"front {len(strips)}", slab(5.0, 5.3, -0.1, 6.0)))
+    for label, shapes in strips.items():
+        if site.allowed(label):
+            site.add(Design(label, "", tuple(shapes)), np.eye(4), None)
+
+
+def _small_things(site: Site, count: int) -> None:
+    """Fills surfaces, cupboards and the floor until there are ``count`` things."""
+    rng = site.rng
+    if not site.hosts:
+        return
+    areas = np.array([_worth(site, h) for h in site.hosts])
+    labels = {
+        place: [
+            (r.label, w * (3.0 if r.label in site.words.favoured else 1.0))
+            for r in RULES.values()
+            for p, w in r.on
+            if p == place and site.allowed(r.label)
+        ]
+        for place in {h.place for h in site.hosts} | {"floor"}
+    }
+    for _ in range(4 * count):
+        if len(site.entities) >= count:
+            return
+        on_floor = site.chance(0.14)
+        host = None if on_floor else site.hosts[int(rng.choice(len(areas), p=areas / areas.sum()))]
+        choices = labels["floor" if host is None else host.place]
+        if not choices:
+            continue
+        weights = np.array([w for _, w in choices])
+        label = choices[int(rng.choice(len(weights), p=weights / weights.sum()))][0]
+        if host is None:
+            design = site.pick(label, high=1.2, longest=0.8)
+            if design is not None:
+                anywhere(site, int(rng.integers(len(site.plan.rooms))), design, tries=3)
+        elif label == "book" and host.place == "shelf" and site.chance(0.7):
+            _row_of_books(site, host)
+        else:
+            site.scatter(label, host)
+
+
+def _worth(site: Site, host: Host) -> float:
+    """How often a surface gets something: by its area, and tables before the insides of cupboards."""
+    surface = site.entities[host.index].surfaces[host.surface]
+    area = min(surface.size[0] * surface.size[1], 0.8)
+    share = {
+        "dining": 2.0,
+        "desk": 2.0,
+        "coffee": 2.5,
+        "counter": 2.0,
+        "nightstand": 3.0,
+        "low": 1.5,
+        "bed": 0.6,
+        "sofa": 0.9,
+    }
+    return area * share.get(host.place, 0.9)
+
+
+def _row_of_books(site: Site, host: Host) -> None:
+    """Two to five upright books side by side."""
+    surface = site.entities[host.index].surfaces[host.surface]
+    x = float(site.rng.uniform(-0.5, 0.3)) * surface.size[0]
+    for _ in range(int(site.rng.integers(2, 5))):
+        made = household.standing_book(site.rng, site.held_out)
+        x += made.size[0] / 2 + 0.006
+        if site.put(made, host, x, -surface.size[1] / 2 + made.size[1] / 2 + 0.02, 0.0) is None:
+            return
+        x += made.size[0] / 2 + 0.006
