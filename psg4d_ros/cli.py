@@ -1,4 +1,4 @@
-"""The command line: ``psg4d demo | replay | eval | check``. Tables go to stdout, logs and progress to stderr.
+"""The command line: ``psg4d demo | replay | eval | simulate | check``. Tables go to stdout, logs and progress to stderr.
 
 Exit status: 0 ok, 1 an error of ours (one line that says what and what would be right), 2 wrong usage.
 Heavy imports happen inside the verbs, so that ``--help`` answers at once.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,20 @@ def _parser() -> argparse.ArgumentParser:
         "--train", metavar="DATASET", help="for the frequency prior and zero-shot recall (default of frequency: sim)"
     )
     evaluation.set_defaults(run=_eval)
+    simulation = verbs.add_parser("simulate", parents=[common], help="make 4D scenes with ground truth")
+    simulation.add_argument("out", type=Path, metavar="OUT", help="folder; a job that was stopped goes on there")
+    simulation.add_argument("--split", default="train", help="train, train_scarce, val, test or test_oov")
+    simulation.add_argument("--seed", type=int, default=0, help="of the whole split (default: 0)")
+    simulation.add_argument("--scenes", type=int, metavar="N", help="the first N (default: all of the split)")
+    simulation.add_argument("--frames", type=int, default=60, metavar="N", help="per scene (default: 60)")
+    simulation.add_argument("--rate", type=float, default=4.0, metavar="HZ", help="frames per second (default: 4)")
+    simulation.add_argument("--sensor", default="depth", help="depth, lidar or mixed (default: depth)")
+    simulation.add_argument("--size", type=_size, metavar="WxH", help="rays across and down (default: by sensor)")
+    simulation.add_argument("--bag", action="store_true", help="also a bag (mcap) per scene, with ground truth")
+    simulation.add_argument("--preview", action="store_true", help="also a contact sheet (PNG) per scene")
+    simulation.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    simulation.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
+    simulation.set_defaults(run=_simulate)
     check = verbs.add_parser("check", parents=[common], help="say what is installed, what is missing and how to get it")
     check.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
     check.add_argument("--dataset", type=Path, metavar="ROOT", help="look at a download of PSG4D instead")
@@ -187,6 +202,46 @@ def _pipeline_config(options: argparse.Namespace) -> PipelineConfig:
     from psg4d_ros.config_files import pipeline_config
 
     return pipeline_config(options.params, options.set)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Width and height from "320x240"."""
+    width, _, height = text.partition("x")
+    return int(width), int(height)  # argparse turns a ValueError into wrong usage
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    if options.json:
+        check_writable(options.json)
+    from tqdm import tqdm
+
+    from psg4d_ros.data.simulation.production import SimulationJob, simulate
+    from psg4d_ros.data.simulation.statistics import statistics_table, totals
+
+    job = SimulationJob(
+        out=options.out,
+        split=options.split,
+        seed=options.seed,
+        sensor=options.sensor,
+        size=options.size,
+        frames=options.frames,
+        rate_hz=options.rate,
+        bag=options.bag,
+        preview=options.preview,
+    )
+    start = time.perf_counter()
+    summaries = simulate(
+        job,
+        options.scenes,
+        workers=options.workers,
+        progress=lambda items, total: tqdm(items, total=total, unit="scene", file=sys.stderr, disable=options.quiet),
+    )
+    values = totals(summaries)
+    if options.json:
+        runtime = {"wall_s": round(time.perf_counter() - start, 3)}
+        write_json(options.json, {"out": str(options.out), **values, "runtime": runtime})
+    print(statistics_table(values))
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

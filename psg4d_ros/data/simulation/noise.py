@@ -74,13 +74,9 @@ def measure_depth(camera: DepthCamera, hits: Hits, lost: Float32, exposure: floa
     gone = np.maximum(gone, np.where(edge & ~swapped, _EDGE_LOST, 0.0))
     gone = np.maximum(gone, np.clip(1.0 - incidence / _GRAZING_COSINE, 0.0, 1.0) * 0.8)
     keep &= lost_draw >= camera.noise * gone
-    colors = _shaded(hits, exposure)[source].reshape(height, width, 3)
-    return Scan(
-        _millimetres(stepped, keep),
-        np.where(keep[..., None], colors, 0).astype(np.uint8),
-        None,
-        np.where(keep, entity, 0).astype(np.uint16),
-    )
+    # The colour image has no part in these errors: at edges colour and depth do not quite agree, as in reality.
+    colors = _shaded(hits, exposure).reshape(height, width, 3)
+    return Scan(_millimetres(stepped, keep), colors, None, np.where(keep, entity, 0).astype(np.uint16))
 
 
 def measure_lidar(lidar: SpinningLidar, hits: Hits, lost: Float32, rng: np.random.Generator) -> Scan:

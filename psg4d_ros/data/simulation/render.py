@@ -29,7 +29,7 @@ _SAME_POSE = 1e-6  # metres, and entries of rotation matrices: less than this is
 class Hits:
     """Where N rays end. distance: float32[N] in lengths of the given direction, inf = nowhere.
 
-    entity: int32[N] entity_id, 0 = none. colors: uint8[N, 3] of the face. normals: float32[N, 3] unit, world frame,
+    entity: int32[N] entity_id, 0 = none. colors: uint8[N, 3] of the face, black = none. normals: float32[N, 3] unit, world frame,
     turned towards the ray's origin. incidence: float32[N] cosine between normal and ray, 0 = grazing, 1 = head-on.
     """
 
@@ -143,7 +143,7 @@ def _hits(faces: _Faces, distance: Float32, face: Int32, directions: Float32) ->
     return Hits(
         distance=distance,
         entity=np.where(struck, faces.entity[face], 0).astype(np.int32),
-        colors=faces.colors[face],
+        colors=np.where(struck[:, None], faces.colors[face], 0).astype(np.uint8),
         normals=np.where(cosine[:, None] > 0, -normals, normals),
         incidence=np.asarray(np.abs(cosine) / lengths, dtype=np.float32),
     )

@@ -18,6 +18,7 @@ from psg4d_ros.data.simulation.world import STEP_S
 from psg4d_ros.errors import ConfigError
 
 SENSORS = ("depth", "lidar", "mixed")
+_MAX_SIZE = 2048
 
 
 def make_sensor(choice: str, rng: np.random.Generator, size: tuple[int, int] | None = None) -> Sensor:
@@ -25,8 +26,10 @@ def make_sensor(choice: str, rng: np.random.Generator, size: tuple[int, int] | N
     camera's image, or columns and rings of the LiDAR. Raises ConfigError for another choice."""
     if choice not in SENSORS:
         raise ConfigError(f"sensor is {choice!r}, expected one of {', '.join(SENSORS)}")
+    if size is not None and not (min(size) >= 1 and max(size) <= _MAX_SIZE):
+        raise ConfigError(f"size is {size[0]}x{size[1]}, expected 1x1 to {_MAX_SIZE}x{_MAX_SIZE}")
     lidar = rng.random() < 0.5 if choice == "mixed" else choice == "lidar"
-    noise, fov = float(rng.uniform(0.6, 1.3).round(3)), float(rng.uniform(60.0, 85.0).round(1))
+    noise, fov = round(rng.uniform(0.6, 1.3), 3), round(rng.uniform(60.0, 85.0), 1)
     if lidar:
         columns, rings = size or (600, 32)
         return SpinningLidar(rings=rings, columns=columns, noise=noise)

@@ -92,8 +92,8 @@ Sensor = DepthCamera | SpinningLidar
 class Scan:
     """What a sensor measured at one time, and whose each pixel is.
 
-    ranges: uint16[H, W] millimetres, 0 = nothing. colors: uint8[H, W, 3] (cameras) or None. intensity: uint8[H, W]
-    (LiDAR) or None. instance: uint16[H, W] entity_id, 0 where nothing came back.
+    ranges: uint16[H, W] millimetres, 0 = nothing. colors: uint8[H, W, 3] (cameras, also where no depth came back) or
+    None. intensity: uint8[H, W] (LiDAR) or None. instance: uint16[H, W] entity_id, 0 where nothing came back.
     """
 
     ranges: UInt16

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,20 +98,31 @@ def write_scene(path: Path, scene: SceneData) -> None:
     second = "colors" if scans[0].colors is not None else "intensity"
     arrays[second] = np.stack([getattr(s, second) for s in scans])
     annotation = json.dumps(_annotation(scene), indent=None, separators=(",", ":"), sort_keys=True)
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            _write_entry(archive, _ANNOTATION, annotation.encode())
+            for name, values in arrays.items():
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, values, allow_pickle=False)
+                _write_entry(archive, f"{name}.npy", buffer.getbuffer())
+
+    write_whole(path, write)
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file whole or not at all; ``write`` puts the content into an open file.
+
+    Raises DatasetError when it cannot be written; nothing is left behind then.
+    """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
             temporary = Path(file.name)
-            with zipfile.ZipFile(file, "w") as archive:
-                _write_entry(archive, _ANNOTATION, annotation.encode())
-                for name, values in arrays.items():
-                    buffer = io.BytesIO()
-                    np.lib.format.write_array(buffer, values, allow_pickle=False)
-                    _write_entry(archive, f"{name}.npy", buffer.getbuffer())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-        temporary = None
+            write(file)
+        temporary.chmod(0o644)  # temporary files are private
+        temporary.replace(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}") from error
     finally:
