@@ -213,7 +213,8 @@ def rays_hit(origin: Float64, directions: Float64, triangles: Float64) -> Bool:
         v = directions @ q.T / det
         far = (ac * q).sum(axis=-1) / det
         hit = (np.abs(det) > 1e-12) & (u >= 0) & (v >= 0) & (u + v <= 1) & (far > 0)
-    return np.any(np.asarray(hit, dtype=bool), axis=1)
+    met: Bool = np.asarray(hit.any(axis=1), dtype=bool)
+    return met
 
 
 def outline_gap(a: Float64, b: Float64) -> tuple[float, Float64, Float64]:
@@ -230,7 +231,8 @@ def contains(outline: Float64, points: Float64) -> Bool:
     """bool[N]: whether points float64[N, 2] lie in a convex outline."""
     edges = np.roll(outline, -1, axis=0) - outline
     to = points[:, None] - outline[None]
-    within: Bool = (edges[None, :, 0] * to[..., 1] - edges[None, :, 1] * to[..., 0] >= 0).all(axis=1)
+    left = edges[None, :, 0] * to[..., 1] - edges[None, :, 1] * to[..., 0]
+    within: Bool = np.asarray((left >= 0).all(axis=1), dtype=bool)
     return within
 
 

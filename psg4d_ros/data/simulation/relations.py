@@ -11,7 +11,7 @@ import numpy as np
 from psg4d_ros.data.recording import TrueRelation
 from psg4d_ros.data.simulation.contacts import HANDS, Bool, gap_to, heights
 from psg4d_ros.data.simulation.encounters import encounters
-from psg4d_ros.data.simulation.placement import placements
+from psg4d_ros.data.simulation.positions import positions
 from psg4d_ros.data.simulation.predicates import (
     ACTIVITY,
     CONTACT_M,
@@ -52,7 +52,7 @@ def true_relations(timeline: Timeline, steps: Int64) -> tuple[TrueRelation, ...]
     held: Held = {**_support(situation), **_leaning(situation), **_covering(situation)}
     held.update(encounters(situation))
     held.update(_touching(situation, doing))
-    held.update(placements(situation, held))
+    held.update(positions(situation, held))
     for key, mask in held.items():
         spans[key] = steady_spans(mask, least=1 if key[1] == "falling from" else 2)
     relations = [TrueRelation(s, name, o, a, b) for (s, name, o), found in spans.items() for a, b in found]

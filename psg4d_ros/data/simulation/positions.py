@@ -44,12 +44,12 @@ _TRUNK_FRONT_M = 0.12
 _BETTER = ("under", "in front of", "behind", "sitting at", "touching", "leaning against", "covering")
 
 
-def placements(situation: Situation, held: Held) -> dict[tuple[int, str, int], Bool]:
+def positions(situation: Situation, held: Held) -> dict[tuple[int, str, int], Bool]:
     """bool[F] for every subject, predicate and object that occur. held: what contact and support have decided."""
-    return _Placement(situation, held).decide()
+    return _Positions(situation, held).decide()
 
 
-class _Placement:
+class _Positions:
     def __init__(self, situation: Situation, held: Held) -> None:
         self.situation, self.surfaces, self.world = situation, situation.surfaces, situation.world
         self.given = held
