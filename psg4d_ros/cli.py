@@ -1,4 +1,4 @@
-"""The command line: ``psg4d demo | replay | eval | simulate | check``. Tables go to stdout, logs and progress to stderr.
+"""The command line: ``psg4d demo | replay | eval | simulate | check``. Tables go to stdout, the rest to stderr.
 
 Exit status: 0 ok, 1 an error of ours (one line that says what and what would be right), 2 wrong usage.
 Heavy imports happen inside the verbs, so that ``--help`` answers at once.

@@ -29,8 +29,9 @@ _SAME_POSE = 1e-6  # metres, and entries of rotation matrices: less than this is
 class Hits:
     """Where N rays end. distance: float32[N] in lengths of the given direction, inf = nowhere.
 
-    entity: int32[N] entity_id, 0 = none. colors: uint8[N, 3] of the face, black = none. normals: float32[N, 3] unit, world frame,
-    turned towards the ray's origin. incidence: float32[N] cosine between normal and ray, 0 = grazing, 1 = head-on.
+    entity: int32[N] entity_id, 0 = none. colors: uint8[N, 3] of the face, black = none. normals: float32[N, 3] unit,
+    world frame, turned towards the ray's origin. incidence: float32[N] cosine between normal and ray, 0 = grazing,
+    1 = head-on.
     """
 
     distance: Float32
