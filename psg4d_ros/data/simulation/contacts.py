@@ -135,11 +135,20 @@ class Surfaces:
             best = min(best, gap_to(points, self.triangles(y, frame), limit_m))
         return best
 
-    def share_below(self, a: int, b: int, frame: int, limit_m: float = np.inf) -> float:
-        """Share of a's surface points that have a triangle of b straight above, at most ``limit_m`` higher."""
+    def share_below(self, a: int, b: int, carrier: int, frame: int) -> float:
+        """Share of a's surface points that have a triangle of b straight above, and none of their carrier's between.
+
+        Of those points that are lower than the top of b: the back of a chair may stand out from under the table.
+        """
         points = self.points(a, frame)
-        over = heights(points[:, :2], self.triangles(b, frame)) - points[:, 2:3]
-        return float(((over > 0.0) & (over <= limit_m)).any(axis=1).mean())
+        points = points[points[:, 2] < self.boxes[frame, b - 1, 1, 2]]
+        if len(points) == 0:
+            return 0.0
+        nearest = []
+        for i in (b, carrier):
+            over = heights(points[:, :2], self.triangles(i, frame)) - points[:, 2:3]
+            nearest.append(np.where(over > 0.0, over, np.inf).min(axis=1, initial=np.inf))
+        return float((np.isfinite(nearest[0]) & (nearest[0] < nearest[1])).mean())
 
     def share_surrounded(self, a: int, b: int, frame: int) -> float:
         """Share of all directions around a's middle that meet b."""

@@ -72,7 +72,7 @@ def _passing(situation: Situation, s: int, o: int) -> Bool:
     )
     distance = np.linalg.norm(way, axis=1)
     ahead = (way * situation.velocity[:, s - 1]).sum(axis=1)  # positive: the other is before the walker
-    mask = (distance <= PASSING_M) & situation.walking[:, s - 1] & situation.still[:, o - 1]
+    mask: Bool = (distance <= PASSING_M) & situation.walking[:, s - 1] & situation.still[:, o - 1]
     for a, b in runs(mask):
         leaves = b < situation.frames and distance[b] > PASSING_M
         if not (leaves and ahead[a] > 0.0 and ahead[b - 1] < 0.0):

@@ -21,10 +21,10 @@ from psg4d_ros.data.simulation.predicates import (
     FACING_M,
     FRONT_M,
     FRONT_ON_TOP_M,
-    LOOKING_OUT,
     NEXT_TO_M,
     SCREEN_M,
     SCREENS,
+    SEATS,
     TABLES,
     UNDER_SHARE,
     WITH_FRONT,
@@ -37,6 +37,7 @@ _FLOOR = -1  # the level of everything that stands on the floor or on a rug
 _EQUAL = 1.25  # outlines whose areas differ by less than this factor are of equal size
 _SAME_HEIGHT = 0.5  # share of the lower of two things that must lie at the height of the other
 _BESIDE_M = 0.25
+_FURNITURE_M2 = 0.15  # what stands on less is not furniture
 _OVERLOOKED_M = 1.1  # what is lower than this does not hide what is behind it
 _ELBOW_M = 0.5  # half the width before and behind a person
 _AIM_RAD = np.radians([0.0, -7.0, 7.0])
@@ -126,7 +127,8 @@ class _Positions:
         (low_a, high_a), (low_b, high_b) = self.surfaces.boxes[f, a - 1], self.surfaces.boxes[f, b - 1]
         if (low_a[:2] >= high_b[:2]).any() or (high_a[:2] <= low_b[:2]).any() or low_a[2] >= high_b[2]:
             return False
-        return self.situation.kind(a) == "thing" and self.surfaces.share_below(a, b, f) >= UNDER_SHARE
+        carrier = int(self.situation.carrier[f, a - 1])
+        return self.surfaces.share_below(a, b, carrier, f) >= UNDER_SHARE
 
     def _is_above(self, a: int, b: int, f: int) -> bool:
         label = self.world.entity(a).label
@@ -134,6 +136,8 @@ class _Positions:
         if not self.situation.hangs(a, carrier) or self.world.entity(carrier).label not in ("wall", "ceiling"):
             return False
         if label in ("door", "curtain") or self.levels[f, b - 1] != _FLOOR or self.situation.kind(b) != "thing":
+            return False
+        if self.world.entity(b).graspable or area(self.surfaces.outline(b, f)) < _FURNITURE_M2:
             return False
         gap = self.surfaces.boxes[f, a - 1, 0, 2] - self.surfaces.boxes[f, b - 1, 1, 2]
         return -0.02 <= gap <= ABOVE_M and self._over(a, b, f) >= 0.5
@@ -165,6 +169,8 @@ class _Positions:
         level_b = _FLOOR if person_b and self._upright(b, f) else self.levels[f, b - 1]
         if level_a == 0 or level_a != level_b or int(self.situation.carrier[f, a - 1]) == b:
             return ""
+        if level_a != _FLOOR and not self._at_one_height(a, b, f):
+            return ""  # on different boards
         outline_a, outline_b = self.surfaces.outline(a, f), self.surfaces.outline(b, f)
         if not person_a and area(outline_a) > _EQUAL * area(outline_b):
             return ""
@@ -207,7 +213,7 @@ class _Positions:
     def _looking(self, a: int, f: int) -> list[tuple[str, int]]:
         e, situation = self.world.entity(a), self.situation
         posture = situation.posture(a, f) if e.body is not None else ""
-        if not situation.still[f, a - 1] or not (posture in ("standing", "sitting") or e.label in LOOKING_OUT):
+        if not situation.still[f, a - 1] or not (posture in ("standing", "sitting") or e.label in SEATS | SCREENS):
             return []
         out = []
         if posture == "sitting":
@@ -215,11 +221,10 @@ class _Positions:
             if table:
                 out.append(("sitting at", table))
         first = True
-        for distance, b in self._ahead(a, f, FACED):
+        for distance, b in self._ahead(a, f, SEATS if e.label in SCREENS else FACED):
             label = self.world.entity(b).label
-            far = label in SCREENS or (e.label in LOOKING_OUT and (label in LOOKING_OUT or label == "bed"))
-            seat = label in LOOKING_OUT or label == "bed" or situation.is_person(b)
-            wanted = seat if e.label == "television" else first or label in SCREENS or seat
+            far = label in SCREENS or e.label in SCREENS or (e.label in SEATS and label in SEATS)
+            wanted = first or label in SCREENS or (e.body is not None and situation.is_person(b))
             if wanted and distance <= (SCREEN_M if far else FACING_M):
                 out.append(("facing", b))
             first = False
@@ -275,19 +280,22 @@ class _Positions:
                 self._add(x, "next to", y, slice(None) if static else f)
 
     def _beside(self, a: int, b: int, f: int) -> bool:
-        boxes = self.surfaces.boxes[f, [a - 1, b - 1]]
-        shared = boxes[:, 1, 2].min() - boxes[:, 0, 2].max()
-        if shared < _SAME_HEIGHT * (boxes[:, 1, 2] - boxes[:, 0, 2]).min():
+        if not self._at_one_height(a, b, f):
             return False
         first, second = self.surfaces.outline(a, f), self.surfaces.outline(b, f)
-        larger = max(first, second, key=area)
-        longer_side = float(np.linalg.norm(larger[:, None] - larger[None], axis=-1).max())
+        people = self.situation.is_person(a) or self.situation.is_person(b)
+        limit = NEXT_TO_M if people else min(NEXT_TO_M, 0.5 * min(_length(first), _length(second)))
         gap, _, _ = outline_gap(first, second)
-        if gap > min(NEXT_TO_M, 0.5 * longer_side) or contains(second, first).all() or contains(first, second).all():
+        if gap > limit or contains(second, first).all() or contains(first, second).all():
             return False
         if self.levels[f, a - 1] == _FLOOR and self.situation.room(a, f) != self.situation.room(b, f):
             return False
         return not self._between(a, b, f, int(self.levels[f, a - 1]))
+
+    def _at_one_height(self, a: int, b: int, f: int) -> bool:
+        boxes = self.surfaces.boxes[f, [a - 1, b - 1]]
+        shared = boxes[:, 1, 2].min() - boxes[:, 0, 2].max()
+        return bool(shared >= _SAME_HEIGHT * (boxes[:, 1, 2] - boxes[:, 0, 2]).min())
 
     def _smaller_first(self, a: int, b: int, f: int) -> list[tuple[int, int]]:
         person_a, person_b = self.situation.is_person(a), self.situation.is_person(b)
@@ -303,6 +311,10 @@ def area(outline: Float64) -> float:
     """Square metres of a convex outline."""
     x, y = outline[:, 0], outline[:, 1]
     return 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
+
+
+def _length(outline: Float64) -> float:
+    return float(np.linalg.norm(outline[:, None] - outline[None], axis=-1).max())
 
 
 def _turned(direction: Float64, angle: float) -> Float64:

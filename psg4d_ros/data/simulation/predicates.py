@@ -51,7 +51,7 @@ FIXTURES = _words("window,door,heater,sink,faucet,toilet,shower,shelf,cabinet,fa
 COVERS = _words("blanket,towel,curtain")
 TABLES = _words("table,desk,counter,piano")
 SCREENS = _words("television,monitor,laptop")
-LOOKING_OUT = _words("chair,sofa,bench,toilet,piano,television")  # furniture that can face something
+SEATS = _words("chair,sofa,bench,bed")
 FACED = TABLES | SCREENS | _words("sofa,chair,bed,stove,sink,mirror,refrigerator,wardrobe")
 
 
@@ -185,8 +185,9 @@ GEOMETRY = (
         "geometry",
         _T,
         _T,
-        f"Both stand on the same ground, and at least {UNDER_SHARE:.0%} of the subject has the object's triangles "
-        "straight above it, though the object neither carries it nor rests on it. Beside the legs of a table, within "
+        f"Both stand on the same ground, and at least {UNDER_SHARE:.0%} of the part of the subject that is lower "
+        "than the object's top has the object's triangles straight above it, though the object neither carries it nor "
+        "rests on it. Beside the legs of a table, within "
         "the corners of its bounding box, is not under.",
     ),
     Predicate(
@@ -204,8 +205,9 @@ GEOMETRY = (
         _PT,
         _PT,
         "Both are carried by the same thing and stand still. The gap between their outlines is at most "
-        f"{_cm(NEXT_TO_M)} and at most half the longer side of the larger one, nothing stands in between, and "
-        "neither under, in front of, behind, sitting at nor a touch says it better. Given from the smaller to the "
+        f"{_cm(NEXT_TO_M)} and, between things, at most half the length of the smaller one; they overlap in height, "
+        "nothing stands in between, and none of under, in front of, behind, sitting at, leaning against, covering and "
+        "touching says it better. Not between two things of one class (books in a row). Given from the smaller to the "
         "larger, from a person to a thing, both ways between equals.",
         both_ways=True,
     ),
@@ -231,12 +233,13 @@ GEOMETRY = (
         "geometry",
         _PT,
         _PT,
-        "The subject, still, is a person or a thing that people look from or at ("
-        + ", ".join(sorted(LOOKING_OUT))
-        + "), and the "
-        f"line from its middle along its front first meets the object, within {FACING_M:g} m, or {SCREEN_M:g} m if "
-        "the object is a screen or both are seats or screens; what is lower than a seated person's eyes does not hide "
-        "what is behind it.",
+        "The subject, still, is a person who stands or sits, a seat ("
+        + ", ".join(sorted(SEATS))
+        + ") or a screen ("
+        + ", ".join(sorted(SCREENS))
+        + f"), and the line from its middle along its front first meets the object within {FACING_M:g} m, or, between "
+        f"two seats or with a screen, within {SCREEN_M:g} m. What is lower than a seated person's eyes does not hide "
+        "a screen, nor a person from a person. Screens face seats only.",
     ),
     Predicate(
         "sitting at",
