@@ -29,6 +29,7 @@ CLIPS = {
     "turn_left": "turn_left1", "turn_right": "turn_right0",
 }  # fmt: skip
 TRAVELLING = ("walk", "run", "jump", "kick", "punch", "crawl")  # turned so that they go along -y
+CYCLIC = ("walk", "run", "crawl")
 # Columns of the joints after the root, in the order chest, neck, right hip, ..., left elbow; 1 = an angle about z.
 WIDTHS = (4, 4, 4, 1, 4, 4, 1, 4, 1, 4, 4, 1)
 
@@ -43,6 +44,8 @@ def main() -> None:
         with gzip.open(arguments.folder / f"{stem}.txt.gz", "rt", encoding="utf-8") as file:
             content = json.load(file)
         root, rotations = converted(np.array(content["Frames"]), name in TRAVELLING, name.startswith("getup"))
+        if name in CYCLIC:
+            root, rotations = closed(root, rotations)
         arrays[f"{name}.root_mm"] = np.round(root * 1000).astype(np.int16)
         arrays[f"{name}.rotations"] = np.round(rotations * 32767).astype(np.int16)
         print(f"{name}: {len(root)} frames, travels {root[-1] - root[0]}")
@@ -69,6 +72,23 @@ def converted(frames: np.ndarray, travelling: bool, ends_upright: bool) -> tuple
     rotations[:, 0] = quaternions.multiply(back_turn, rotations[:, 0])
     root = root - root[upright] * [1.0, 1.0, 0.0]
     return root @ quaternions.matrices(back_turn).T, rotations
+
+
+def closed(root: np.ndarray, rotations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The last frame as the first one, moved on, and the jumps at the seams of the recording spread over some frames.
+
+    Walking and running were made of one step and its mirror image, which do not quite meet.
+    """
+    travel = (root[-1] - root[0]) * [1.0, 1.0, 0.0]
+    steady = np.linspace(0.0, 1.0, len(root))[:, None] * travel
+    moving, q = (root - steady)[:-1], rotations[:-1]
+    for _ in range(3):
+        moving = 0.25 * np.roll(moving, 1, axis=0) + 0.5 * moving + 0.25 * np.roll(moving, -1, axis=0)
+        before = quaternions.slerp(q, np.roll(q, 1, axis=0), 0.5)
+        after = quaternions.slerp(q, np.roll(q, -1, axis=0), 0.5)
+        q = quaternions.slerp(before, after, 0.5)
+    moving, q = np.concatenate([moving, moving[:1]]), np.concatenate([q, q[:1]])
+    return moving + steady - moving[0] * [1.0, 1.0, 0.0], q
 
 
 def in_our_axes(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

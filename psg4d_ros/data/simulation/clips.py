@@ -31,6 +31,7 @@ _RECORDED = (
 )  # fmt: skip
 _STANDING_MPS = 0.35  # an ankle slower than this near the floor belongs to a foot that stands
 _STANDING_M = 0.05  # and no higher than this above where it is in standing
+_CLEARANCE = 0.022  # of the height of the hips
 _RUN_FROM = 1.75  # times the natural speed of the walk
 
 
@@ -83,7 +84,10 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class _Gait:
-    """One cycle on the spot. mean: the pose it swings about. ankles: float64[F, 2, 3]; turned: float64[F, 2, 4]."""
+    """One cycle on the spot. speed_mps: the natural one. mean: the pose it swings about.
+
+    ankles: float64[F, 2, 3] and turned: float64[F, 2, 4], the feet; right foot first.
+    """
 
     stride_m: float
     speed_mps: float
@@ -116,6 +120,10 @@ def _cycle(name: str, body: Body) -> _Gait:
     turned = quaternions.from_matrices(np.stack([t for _, t in placed]))
     middle = 0.5 * (ankles[..., 1].max() + ankles[..., 1].min())
     shift = np.array([0.0, -middle, 0.0])  # the feet swing about the origin
+    # Feet that swing clear the floor by a little more than they did, since there are no toes that bend.
+    forward = -np.gradient(np.concatenate([ankles[-2:-1], ankles, ankles[1:2]])[..., 1], 1 / RATE_HZ, axis=0)[1:-1]
+    swings = np.clip((forward + stride / source.duration_s - _STANDING_MPS) / 0.8, 0.0, 1.0)
+    ankles[..., 2] += _CLEARANCE * body.leg_m * swings
     poses = tuple(p.moved(shift) for p in poses)
     joints = quaternions.normalize(_aligned(np.stack([p.joints for p in poses])).mean(axis=0))
     root = quaternions.normalize(_aligned(np.stack([p.root_rotation for p in poses])).mean(axis=0))
@@ -263,15 +271,14 @@ def walking(body: Body, phase: float, speed: float) -> Pose:
     pose = blend(gait.poses[i], gait.poses[i + 1], w)
     ankles = (1 - w) * gait.ankles[i] + w * gait.ankles[i + 1]
     turned = quaternions.slerp(gait.turned[i], gait.turned[i + 1], w)
-    if k == 1.0:
-        return pose
-    # The pelvis and the arms swing less and the feet travel less; legs follow the feet.
+    # The pelvis and the arms swing less and the feet travel less; legs follow the feet, stretched in standing.
     rest = gait.mean
+    upright = np.array([0.0, 0.0, max(0.0, 1.0 - k) * (0.985 * body.leg_m - rest.root_position[2])])
     pose = Pose(
-        rest.root_position + (pose.root_position - rest.root_position) * k,
+        rest.root_position + upright + (pose.root_position - rest.root_position) * k,
         quaternions.slerp(rest.root_rotation, pose.root_rotation, k),
         quaternions.slerp(rest.joints, pose.joints, k),
     )
-    ankles = gait.mean_ankles + (ankles - gait.mean_ankles) * [1.0, k, k]
+    ankles = gait.mean_ankles + (ankles - gait.mean_ankles) * [1.0, k, min(1.0, math.sqrt(k))]
     turned = quaternions.slerp(np.broadcast_to(quaternions.IDENTITY, (2, 4)), turned, k)
     return plant_feet(body, pose, ankles, quaternions.matrices(turned))

@@ -32,7 +32,7 @@ def multiply(a: Float64, b: Float64) -> Float64:
 
 def conjugate(q: Float64) -> Float64:
     """The inverse rotation."""
-    return q * np.array([1.0, -1.0, -1.0, -1.0])
+    return np.asarray(q * np.array([1.0, -1.0, -1.0, -1.0]), dtype=np.float64)
 
 
 def rotation(axis: Sequence[float] | Float64, angle: float | Float64) -> Float64:
