@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from psg4d_ros.config import PipelineConfig, to_dict
-from psg4d_ros.data.open_dataset import SIMULATED, open_recordings
-from psg4d_ros.data.recording import Recording
+from psg4d_ros.data.open_dataset import SIMULATED, Progress, open_recordings
 from psg4d_ros.evaluation.evaluate import Method, evaluate, needs_pipeline
 from psg4d_ros.evaluation.frequency import FrequencyPrior
 from psg4d_ros.evaluation.metrics import Triplet
@@ -18,7 +16,6 @@ from psg4d_ros.transforms import TransformBuffer
 from psg4d_ros.vocabulary import default_vocabulary
 
 TRAIN_SPLIT = "train_scarce"  # of the simulator: what the frequency prior is fitted on where nothing else is said
-Progress = Callable[[Iterable[Recording], int], Iterable[Recording]]
 
 
 def evaluate_dataset(
@@ -38,18 +35,19 @@ def evaluate_dataset(
 
     dataset, split, limit, seed: see open_recordings. train: the dataset whose annotation gives the frequency prior and
     says which triplets were seen in training; None: no zero-shot recall, and the simulator's TRAIN_SPLIT for the prior.
-    checkpoint: None takes the shipped one. progress: wraps the iteration over recordings, as tqdm does. Raises
-    Psg4dError for what cannot be opened or run.
+    checkpoint: None takes the shipped one. progress: wraps the making of scenes and the iteration over recordings, as
+    tqdm does. Raises Psg4dError for what cannot be opened or run.
     """
     words = default_vocabulary()
     config = evaluation_config(config or PipelineConfig())
-    recordings = open_recordings(dataset, split, limit=limit, seed=seed)
+    recordings = open_recordings(dataset, split, limit=limit, seed=seed, progress=progress)
     prior, seen = None, None
     if train is None and method == "frequency":
         train = SIMULATED
     if train is not None:
         prior, seen = FrequencyPrior(), set[Triplet]()
-        for recording in open_recordings(train, TRAIN_SPLIT if train == SIMULATED else None, seed=seed):
+        train_split = TRAIN_SPLIT if train == SIMULATED else None
+        for recording in open_recordings(train, train_split, seed=seed, progress=progress):
             prior.count(recording, words)
             seen |= triplets(recording, words)
     runner = _runner(checkpoint, config) if needs_pipeline(method, setting) else None
