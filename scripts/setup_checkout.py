@@ -282,7 +282,8 @@ def connect_checkout() -> None:
         f"import sys; at = next((i for i, p in enumerate(sys.path) if p.endswith({own!r})), len(sys.path)); "
         f"sys.path[at:at] = [p for p in {paths!r} if p not in sys.path]\n",
     )
-    script = "import sys\n\nfrom psg4d_ros.cli import main\n\nsys.exit(main())\n"
+    # Guarded: the worker processes of `psg4d simulate` import the script that started them.
+    script = 'import sys\n\nfrom psg4d_ros.cli import main\n\nif __name__ == "__main__":\n    sys.exit(main())\n'
     write(VENV / "bin" / "psg4d", f"#!{PYTHON}\n{script}", mode=0o755)
     # Where ament's index, `ros2 run` and launch look.
     for name in ("launch", "config", "models"):
