@@ -1,8 +1,9 @@
 """One spelling for what data sets call things and relations: "sit_on", "sits on" and "sitting on" become "sitting on".
 
-Predicates, in this order: letter case, blanks, ``_`` and ``-`` do not count; what stands in PREDICATES becomes its
-entry; of the rest, a first word in VERBS takes its -ing form. Labels: the same spelling, then the synonyms of the
-default vocabulary ("couch" is a sofa). What neither table knows stays as it is: nothing is guessed.
+Predicates, in this order: letter case, blanks, ``_`` and ``-`` do not count; what stands in the table becomes its
+entry; of the rest, a first word among the verbs takes its -ing form. Labels: the same spelling, without what COCO's
+panoptic names add ("wall-brick", "floor-other-merged"), then the synonyms of the default vocabulary ("couch" is a
+sofa). What no table knows stays as it is: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ ride row run sail scratch scrub serve set shake shear sign sip sit skate sleep s
 stick stir stop straddle swing tag take talk teach text throw tie toast touch train turn type use walk wash watch wave
 wear wield write zip
 """
+_COCO_ENDINGS = ("merged", "other", "stuff")
+_COCO_MATERIALS = {
+    "floor wood": "floor", "wall brick": "wall", "wall stone": "wall", "wall tile": "wall", "wall wood": "wall",
+    "window blind": "blinds",
+}  # fmt: skip
 _IRREGULAR = {"lie": "lying", "tie": "tying"}
 _DOUBLED = """control cut drag flip hit hop hug pet put run set sit spin stab stop swim tag zip"""  # the last letter
 
@@ -70,7 +76,11 @@ def normal_predicate(phrase: str) -> str:
 
 def normal_label(phrase: str) -> str:
     """The one spelling of a data set's object class; classes of the default vocabulary by their name there."""
-    return _vocabulary().canonical(_spelled(phrase))
+    words = _spelled(phrase).split()
+    while len(words) > 1 and words[-1] in _COCO_ENDINGS:
+        words.pop()
+    spelled = " ".join(words)
+    return _vocabulary().canonical(_COCO_MATERIALS.get(spelled, spelled))
 
 
 @cache
