@@ -26,6 +26,7 @@ from psg4d_ros.structures import Int32, UInt8
 FOLDER = Path(__file__).parent / "assets"
 # Colours of the tones above MAIN and SECOND (shapes.py): metal, dark, white, leaf, wood.
 _FIXED_TONES = ((150, 152, 156), (34, 34, 38), (240, 240, 238), (70, 122, 58), (150, 108, 70))
+_PALE = {"wall"}  # painted in tints of a colour
 _LEAFY = {"plant", "vegetation", "tree"}
 
 
@@ -153,6 +154,8 @@ def paint(design: Design, rng: np.random.Generator) -> tuple[tuple[Part, ...], s
     name = rule.colors[rng.integers(len(rule.colors))]
     shades = PALETTE[name]
     main = np.array(shades[rng.integers(len(shades))], float) + rng.normal(0, 6, 3)
+    if name != "white" and design.label in _PALE:
+        main = 0.4 * main + 0.6 * 240
     # The second colour is a darker or lighter relative of the main one, a metal or a wood.
     second = (main * rng.uniform(0.45, 0.8), np.array(_FIXED_TONES[0], float), np.array(_FIXED_TONES[4], float))[
         rng.integers(3)

@@ -58,18 +58,18 @@ bowl: white blue green orange brown | g | dining:3 counter:2 coffee:1 cabinet:2
 plate: white blue gray yellow | g | dining:4 counter:2 cabinet:2
 bottle: green brown white blue black | g | dining:2 counter:2 fridge:4 desk:2 coffee:1 floor:0.3 nightstand:1
 can: red blue green gray orange | g | dining:1 counter:2 fridge:3 desk:1 coffee:2 cabinet:1
-carton: white blue red yellow | g | counter:2 fridge:4 dining:1
+carton: white blue red yellow | g | counter:3 fridge:6 dining:2
 pot: gray black red white | g | counter:3 cabinet:2
 pan: black gray red | g | counter:3 cabinet:1
 knife: gray | g | dining:1.5 counter:2 drawer:1
-fork: gray | g | dining:2.5 counter:1 drawer:1
+fork: gray | g | dining:1.5 counter:1 drawer:1
 spoon: gray brown | g | dining:2.5 counter:1 drawer:1
 vase: white blue brown green red | g | dining:1 coffee:2 low:2 shelf:2
 book: red blue green brown black yellow white purple | g | shelf:9 coffee:3 desk:3 nightstand:3 bed:1 sofa:1 floor:0.3
 laptop: gray black white | g | desk:3 coffee:1 dining:1 bed:1
-keyboard: black white gray | g | desk:4
-mouse: black white gray | g | desk:4
-monitor: black gray | | desk:4
+keyboard: black white gray | g | desk:1
+mouse: black white gray | g | desk:1
+monitor: black gray | | desk:2
 computer: black white gray | m | desk:2
 phone: black white blue red | g | desk:2 nightstand:2 coffee:2 sofa:1 counter:1 bed:0.6 low:1
 speaker: black brown white | g | low:3 shelf:2 desk:1.5
@@ -77,15 +77,15 @@ remote control: black gray white | g | coffee:4 sofa:2.5 low:2 bed:0.6
 lamp: white yellow black red brown | g | nightstand:4 desk:3 low:1
 clock: white red black blue brown | g | nightstand:2 shelf:2 desk:1
 plant: green | g | low:2 coffee:1 desk:1 shelf:1 counter:0.6 dining:0.6
-box: brown white blue gray | g | floor:2 shelf:2.5 cabinet:1 desk:0.6 low:0.5
-basket: brown white gray | g | floor:1.6 shelf:1.2 washer:1
-bag: brown black red blue white | g | floor:1.6 sofa:0.8 desk:0.8 dining:0.6 bed:0.6
-backpack: blue red black green purple | g | floor:2 sofa:0.5 bed:0.5
-suitcase: red blue black gray | g | floor:1.2
+box: brown white blue gray | g | floor:3 shelf:2.5 cabinet:1 desk:0.6 low:0.5
+basket: brown white gray | g | floor:4 shelf:1.6 washer:1
+bag: brown black red blue white | g | floor:3 sofa:0.8 desk:0.8 dining:0.6 bed:0.6
+backpack: blue red black green purple | g | floor:3.5 sofa:0.8 bed:0.5
+suitcase: red blue black gray | g | floor:4
 pillow: white blue red green yellow gray orange | g | bed:6 sofa:6
-blanket: gray blue white red green brown | g | bed:4 sofa:2.5
+blanket: gray blue white red green brown | g | bed:6 sofa:5
 towel: white blue pink green orange | g | counter:1.2 bed:1 washer:3 cabinet:0.8
-shoe: black brown white red blue | g | floor:2.4
+shoe: black brown white red blue | g | floor:3
 ball: red blue orange white yellow green | g | floor:2.4
 toy: brown yellow red blue green pink | g | floor:2 bed:1 shelf:1.4 sofa:0.7
 picture: brown black white | g | low:1.2 shelf:1.2 nightstand:0.8
@@ -121,7 +121,6 @@ dishwasher: white gray black
 sign: green red yellow blue
 robot: white black gray | m
 dog: brown black white gray
-tree: brown
 fence: brown white gray
 piano: black brown
 guitar: red brown black white | g
@@ -133,8 +132,8 @@ cart: gray red blue green | m
 person: blue
 """
 _STUFF = {
-    "floor": ("brown", "gray", "white"),
-    "wall": ("white", "gray", "yellow", "blue", "green", "pink"),
+    "floor": ("brown", "brown", "gray", "white"),
+    "wall": ("white", "white", "gray", "yellow", "blue", "green", "pink"),
     "ceiling": ("white",),
     "carpet": ("red", "blue", "gray", "brown", "green", "purple"),
     "counter": ("gray", "black", "white", "brown"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from psg4d_ros.data.simulation import household, joinery
 from psg4d_ros.data.simulation.assets import Design, mesh_library
-from psg4d_ros.data.simulation.classes import RULES, WordSplit
+from psg4d_ros.data.simulation.classes import HOSTS, RULES, WordSplit
 from psg4d_ros.data.simulation.floor_space import Footprint
 from psg4d_ros.data.simulation.recipes import anywhere, furnish
 from psg4d_ros.data.simulation.rooms import WALL_M, Opening, make_plan
-from psg4d_ros.data.simulation.shapes import Piece, Shape, box, shape
+from psg4d_ros.data.simulation.shapes import Shape, box, shape
 from psg4d_ros.data.simulation.site import Host, Site, pose
 from psg4d_ros.data.simulation.world import World
+from psg4d_ros.structures import Float64
 
 MAX_ENTITIES = 60
 
@@ -37,8 +40,7 @@ def make_world(
         furnish(site, room)
     places = site.space.free_places(rng, people)
     for x, y in places:
-        # Small things keep off the feet of the people.
-        site.space.take(Footprint(x, y, 0.3, 0.3, 0.0))
+        site.space.solids.append(Footprint(x, y, 0.3, 0.3, 0.0))  # small things keep off their feet
     _small_things(site, int(rng.integers(min(34 + 6 * rooms, MAX_ENTITIES - 4), MAX_ENTITIES + 1)) - len(places))
     for x, y in places:
         room = next((i for i, r in enumerate(site.plan.rooms) if r.x0 <= x <= r.x1 and r.y0 <= y <= r.y1), 0)
@@ -57,12 +59,14 @@ def _openings(site: Site) -> None:
         if o.kind == "window":
             made = joinery.window(rng, site.held_out, o.width, o.high - o.low, WALL_M)
             site.add(made, pose(x, y, o.low, yaw), (site.wall, -1))
-            zone = np.array(o.center) + into * (WALL_M / 2 + 0.06)
-            site.space.solids.append(Footprint(*zone, o.width / 2 + 0.05, 0.06, yaw, o.low - 0.05, o.high + 0.05))
-            if o.low < 0.5:
-                site.space.clears.append(Footprint(*(zone + 0.2 * into), o.width / 2, 0.25, yaw))
             if site.allowed("curtain") and site.chance(0.55):
                 _curtains(site, o, yaw)
+            zone = np.array(o.center) + into * (WALL_M / 2 + 0.018)
+            site.space.solids.append(Footprint(*zone, o.width / 2 + 0.05, 0.018, yaw, o.low - 0.05, o.high + 0.05))
+            zone = np.array(o.center) + into * (WALL_M / 2 + 0.1)  # nothing tall stands before a window
+            site.space.solids.append(Footprint(*zone, o.width / 2, 0.1, yaw, max(o.low, 1.05), o.high))
+            if o.low < 0.5:
+                site.space.clears.append(Footprint(*(zone + 0.2 * into), o.width / 2, 0.25, yaw))
             continue
         depth = o.width if o.kind == "door" else 0.5
         zone = np.array(o.center) + into * (WALL_M / 2 + depth / 2)
@@ -72,9 +76,7 @@ def _openings(site: Site) -> None:
         site.space.goals.append(tuple((np.array(o.center) + 0.5 * into).tolist()))
         if o.kind == "door":
             made = joinery.room_door(rng, site.held_out, o.width - 0.1, WALL_M, site.chance(0.5))
-            room = o.room if o.other < 0 else min(o.room, o.other)
             site.add(made, pose(x, y, 0.0, yaw), (site.wall, -1))
-            del room
 
 
 def _curtains(site: Site, o: Opening, yaw: float) -> None:
@@ -88,13 +90,10 @@ def _curtains(site: Site, o: Opening, yaw: float) -> None:
     for side in (-1, 1):
         x, y = (T @ (side * (o.width / 2 + 0.02), -WALL_M / 2 - 0.07, 0, 1))[:2].tolist()
         spot = Footprint(x, y, width / 2 + 0.06, 0.06, yaw, low, high + 0.03)
-        solids, site.space.solids = site.space.solids, [s for s in site.space.solids if s.low < 0.04]
-        fits = site.space.fits(spot, room)
-        site.space.solids = solids
-        if fits:
+        if site.space.fits(spot, room):
             site.space.take(spot)
-            first_or = site.add(made, pose(x, y, low, yaw), (site.wall, -1), like=first)
-            first = first_or if first is None else first
+            index = site.add(made, pose(x, y, low, yaw), (site.wall, -1), like=first)
+            first = index if first is None else first
 
 
 def _outside(site: Site) -> None:
@@ -109,63 +108,53 @@ def _outside(site: Site) -> None:
     x1, y1 = (max(c[k] for c in site.plan.cells) for k in (2, 3))
     mid, half = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), np.array([(x1 - x0) / 2, (y1 - y0) / 2])
     bands = [("ground", 0.0, 0.8), ("grass", 0.8, 5.0)] if garden else [("sidewalk", 0.0, 1.6), ("road", 1.6, 5.0)]
-    bushes = [d for d in mesh_library().meshes("vegetation", site.words.assets) if d.size[1] < 1.3]
-    hedge = bushes[int(rng.integers(len(bushes)))] if bushes else None
+    hedges = mesh_library().meshes("vegetation", site.words.assets)
+    fence = site.pick("fence") if site.chance(0.5) else None
     for inward in sorted(sides):
         out = -np.array(inward)
         along = np.array([out[1], -out[0]])
-        wall = float(half @ np.abs(out)) + WALL_M / 2
-        length = float(half @ np.abs(along)) + 1.5
-
-        def slab(near: float, far: float, z0: float, z1: float, length: float = length, wall: float = wall) -> Piece:
-            corners = [mid + out * (wall + d) + along * s * length for d in (near, far) for s in (-1, 1)]
-            low, high = np.min(corners, axis=0), np.max(corners, axis=0)
-            return box((*low, z0), (*high, z1))
-
+        wall, length = float(half @ np.abs(out)) + WALL_M / 2, float(half @ np.abs(along)) + 1.5
         for label, near, far in bands:
-            strips.setdefault(label, []).append(shape(f"{label} {len(strips)}", slab(near, far, -0.12, -0.08)))
-        if garden and hedge is not None:
-            body = hedge.shapes[0]
-            yaw = float(np.arctan2(out[0], -out[1]))
-            rows = np.arange(-length + 0.8, length - 0.7, 1.45)
-            pieces = []
-            for s in rows:
-                T = pose(*(mid + out * (wall + 2.6) + along * s), -0.08, yaw)
-                pieces.append((body.vertices @ T[:3, :3].T + T[:3, 3], body.faces, body.tones))
-            if pieces:
-                strips.setdefault("vegetation", []).append(shape(f"hedge {len(strips)}", *pieces))
-        elif not garden:
-            strips.setdefault("building", []).append(shape(f"front {len(strips)}", slab(5.0, 5.3, -0.1, 6.0)))
+            strips.setdefault(label, []).append(_strip(mid, out, wall + near, wall + far, length, -0.12, -0.08))
+        if not garden:
+            strips.setdefault("building", []).append(_strip(mid, out, wall + 5.0, wall + 5.3, length, -0.1, 6.0))
+            continue
+        yaw = float(np.arctan2(-out[0], out[1]))
+        plants = hedges[int(rng.integers(len(hedges)))].shapes[0]
+        row = [
+            pose(*(mid + out * (wall + 2.8) + along * s), -0.08, yaw)
+            for s in np.arange(0.8 - length, length - 0.7, 1.45)
+        ]
+        hedge = [(plants.vertices @ T[:3, :3].T + T[:3, 3], plants.faces, plants.tones) for T in row]
+        strips.setdefault("vegetation", []).append(shape("hedge", *hedge))
+        if fence is not None:
+            for s in np.arange(0.9 - length, length - 0.8, fence.size[0]):
+                site.add(fence, pose(*(mid + out * (wall + 1.7) + along * s), -0.08, yaw), None)
+            fence = None  # one row is enough
     for label, shapes in strips.items():
         if site.allowed(label):
             site.add(Design(label, "", tuple(shapes)), np.eye(4), None)
 
 
+def _strip(mid: Float64, out: Float64, near: float, far: float, length: float, z0: float, z1: float) -> Shape:
+    """A slab along one side of the house, from ``near`` to ``far`` away from its middle."""
+    along = np.array([out[1], -out[0]])
+    corners = [mid + out * d + along * s * length for d in (near, far) for s in (-1, 1)]
+    low, high = np.min(corners, axis=0).tolist(), np.max(corners, axis=0).tolist()
+    return shape("strip", box((*low, z0), (*high, z1)))
+
+
 def _small_things(site: Site, count: int) -> None:
     """Fills surfaces, cupboards and the floor until there are ``count`` things."""
     rng = site.rng
-    if not site.hosts:
-        return
-    areas = np.array([_worth(site, h) for h in site.hosts])
-    labels = {
-        place: [
-            (r.label, w * (3.0 if r.label in site.words.favoured else 1.0))
-            for r in RULES.values()
-            for p, w in r.on
-            if p == place and site.allowed(r.label)
-        ]
-        for place in {h.place for h in site.hosts} | {"floor"}
-    }
+    worth = np.array([_worth(site, h) for h in site.hosts])
+    choices = {place: [(r.label, w) for r in RULES.values() for p, w in r.on if p == place] for place in HOSTS}
     for _ in range(4 * count):
         if len(site.entities) >= count:
             return
-        on_floor = site.chance(0.14)
-        host = None if on_floor else site.hosts[int(rng.choice(len(areas), p=areas / areas.sum()))]
-        choices = labels["floor" if host is None else host.place]
-        if not choices:
-            continue
-        weights = np.array([w for _, w in choices])
-        label = choices[int(rng.choice(len(weights), p=weights / weights.sum()))][0]
+        on_floor = not site.hosts or site.chance(0.14)
+        host = None if on_floor else site.hosts[int(rng.choice(len(worth), p=worth / worth.sum()))]
+        label = _choose(site, choices["floor" if host is None else host.place])
         if host is None:
             design = site.pick(label, high=1.2, longest=0.8)
             if design is not None:
@@ -174,6 +163,14 @@ def _small_things(site: Site, count: int) -> None:
             _row_of_books(site, host)
         else:
             site.scatter(label, host)
+
+
+def _choose(site: Site, choices: list[tuple[str, float]]) -> str:
+    """A label by its weight; what the world has many of comes more rarely, so that classes stay in balance."""
+    there = Counter(e.label for e in site.entities)
+    allowed = [(label, w / (1 + there[label])) for label, w in choices if site.allowed(label)]
+    weights = np.array([w * (3.0 if label in site.words.favoured else 1.0) for label, w in allowed])
+    return allowed[int(site.rng.choice(len(weights), p=weights / weights.sum()))][0]
 
 
 def _worth(site: Site, host: Host) -> float:

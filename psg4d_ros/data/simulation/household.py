@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -368,7 +369,7 @@ def bag(rng: Rng, held_out: bool) -> Design:
     pieces = [cushion((w, d, h), roundness=0.2)] if held_out else [box((-w / 2, -d / 2, 0), (w / 2, d / 2, h))]
     for y in (-0.3 * d, 0.3 * d):
         corners = [(-0.2 * w, y, h - 0.01), (-0.15 * w, y, h + 0.12), (0.15 * w, y, h + 0.12), (0.2 * w, y, h - 0.01)]
-        pieces += [bar(a, b, 0.006, SECOND, 6) for a, b in zip(corners[:-1], corners[1:], strict=True)]
+        pieces += [bar(a, b, 0.006, SECOND, 6) for a, b in pairwise(corners)]
     return _design("bag", *pieces, grip=(0.0, 0.0, h + 0.12))
 
 

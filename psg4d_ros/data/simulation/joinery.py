@@ -319,7 +319,7 @@ def window(rng: np.random.Generator, held_out: bool, width: float, height: float
         box((w - 0.05, -y, 0), (w, y, height)),
         box((-w + 0.05, -y, 0), (w - 0.05, y, 0.05)),
         box((-w + 0.05, -y, height - 0.05), (w - 0.05, y, height)),
-        box((-w - 0.03, -y - 0.1, -0.03), (w + 0.03, -y, 0.0), SECOND),
+        box((-w - 0.03, -y - 0.03, -0.03), (w + 0.03, -y, 0.0), SECOND),
     ]
     for x in np.linspace(-w, w, int(rng.integers(2, 4)) + 1 if not held_out else 5)[1:-1]:
         bars.append(box((x - 0.035, -0.03, 0.05), (x + 0.035, 0.03, height - 0.05)))

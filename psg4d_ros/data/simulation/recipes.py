@@ -78,12 +78,9 @@ def _seats_at(
         return []
     T, out = site.poses[table], []
     turn = float(np.arctan2(T[1, 0], T[0, 0]))
-    seat = design.surfaces[0]
     for x, y, yaw in places:
-        out_m = float(site.rng.choice([0.02, 0.05, 0.12, 0.3], p=[0.3, 0.3, 0.25, 0.15]))
-        front = seat.center[1] - seat.size[1] / 2  # most negative y of the seat
-        # The chair looks towards the table; its seat's front edge is out_m away from the table's edge.
-        back = -front + out_m
+        out_m = float(site.rng.choice([0.02, 0.06, 0.12, 0.3], p=[0.3, 0.3, 0.25, 0.15]))
+        back = out_m - design.low[1]  # from the table's edge to the middle of the chair, which looks at the table
         along = np.array([np.sin(yaw), -np.cos(yaw)])  # where the chair looks, in the table's frame
         at = np.array([x, y]) - along * back
         px, py = (T[:2, :2] @ at + T[:2, 3]).tolist()
@@ -106,15 +103,13 @@ def _table_with_chairs(site: Site, room: int, area: tuple[float, float, float, f
         index = site.stand(design, room, x, y, yaw)
         if index is None:
             continue
-        # The table's tucked chairs stand partly under its top: it takes their space only where its legs are.
-        site.space.solids[-1] = footprint(design, x, y, yaw)
         places = [(s * w / 4 if w > 1.15 else 0.0, -d / 2, np.pi) for s in ((-1, 1) if w > 1.15 else (1,))]
         places += [(x0, d / 2, 0.0) for x0, _, _ in places]
         places += [(-w / 2, 0.0, np.pi / 2), (w / 2, 0.0, -np.pi / 2)] if site.chance(0.4) else []
         chosen = site.rng.permutation(len(places))[: int(site.rng.integers(2, min(len(places), 5) + 1))]
         seats = _seats_at(site, index, room, [places[k] for k in chosen])
         site.host(index, "dining", ("top",))
-        if seats and site.chance(0.55):
+        if seats and site.optional(0.5):
             _lay_table(site, index, [places[k] for k in chosen])
         return index
     return None
@@ -148,7 +143,7 @@ def _living_room(site: Site, room: int) -> None:
     sofa = None
     for _ in range(3):
         design = site.pick("sofa")
-        sofa = design and site.against_wall(design, room, 0.9, gap=float(rng.choice([0.03, 0.12])))
+        sofa = design and site.against_wall(design, room, 0.9, gap=float(rng.choice([0.045, 0.12])))
         if sofa is not None:
             break
     if sofa is not None:
@@ -156,9 +151,9 @@ def _living_room(site: Site, room: int) -> None:
         T = site.poses[sofa]
         yaw = float(np.arctan2(T[1, 0], T[0, 0]))
         middle = T[:3, :3] @ (0, -1.1, 0) + T[:3, 3]
-        if site.chance(0.75):
+        if site.optional(0.75):
             _carpet(site, room, middle[0], middle[1], yaw, float(rng.uniform(1.6, 2.2)), float(rng.uniform(1.2, 1.6)))
-        _television(site, room, side=(int(round(-yaw / (np.pi / 2))) + 2) % 4)
+        _television(site, room, side=(round(-yaw / (np.pi / 2)) + 2) % 4)
         table = site.pick("table", high=0.62, longest=1.5)
         box_clear = site.space.clears.pop() if site.space.clears else None  # the sofa's own front
         placed = table and _facing(site, sofa, table, room, float(rng.uniform(0.4, 0.5)))
@@ -167,27 +162,27 @@ def _living_room(site: Site, room: int) -> None:
         if placed is not None:
             site.host(placed, "coffee", ("top",))
             for side in (-1, 1):
-                armchair = site.pick("chair", low=0.65, high=1.1) if site.chance(0.5) else None
+                armchair = site.pick("chair", low=0.65, high=1.1) if site.optional(0.5) else None
                 if armchair is not None:
                     x, y = (T[:3, :3] @ (side * 1.35, -1.35, 0) + T[:3, 3])[:2].tolist()
                     # It looks at the table, from the side.
                     site.stand(armchair, room, x, y, yaw + side * -np.pi / 2 + side * 0.3, 0.3)
-        if site.chance(0.6):
+        if site.optional(0.6):
             _beside(site, sofa, household.floor_lamp(rng, site.held_out), room, int(rng.choice([-1, 1])), 0.1)
     else:
         _television(site, room)
-    if site.chance(0.6):
+    if site.optional(0.6):
         _stored(site, site.against_wall(joinery.shelf(rng, site.held_out), room, SEATED_FRONT_M), "shelf", "cabinet")
-    if site.chance(0.55):
+    if site.optional(0.55):
         _stored(
             site, site.against_wall(joinery.cabinet(rng, site.held_out, "side"), room, SEATED_FRONT_M), "low", "cabinet"
         )
     area = site.plan.rooms[room]
-    if site.chance(0.4):
+    if site.optional(0.4):
         _table_with_chairs(site, room, (area.x0 + 1, area.y0 + 1, area.x1 - 1, area.y1 - 1))
     _plant(site, room, 0.8)
-    for label, p in (("bench", 0.2), ("stool", 0.2), ("speaker", 0.15)):
-        design = site.pick(label) if site.chance(p) else None
+    for label, p in (("bench", 0.35), ("stool", 0.2), ("speaker", 0.15)):
+        design = site.pick(label) if site.optional(p) else None
         if design is not None:
             site.against_wall(design, room, 0.3 if label != "speaker" else 0.0)
 
@@ -214,12 +209,12 @@ def _kitchen(site: Site, room: int) -> None:
     _kitchen_row(site, room)
     area = site.plan.rooms[room]
     _table_with_chairs(site, room, (area.x0 + 0.9, area.y0 + 0.9, area.x1 - 0.9, area.y1 - 0.9))
-    if site.chance(0.5):
+    if site.optional(0.7):
         design = site.pick("washing machine")
         machine = design and site.against_wall(design, room, 0.5)
         if machine is not None:
             site.host(machine, "washer", ("top",))
-    if site.chance(0.35):
+    if site.optional(0.35):
         _stored(
             site,
             site.against_wall(joinery.cabinet(rng, site.held_out, "tall"), room, SEATED_FRONT_M),
@@ -227,7 +222,7 @@ def _kitchen(site: Site, room: int) -> None:
             "cabinet",
         )
     for label, p in (("trash can", 0.7), ("stool", 0.45), ("cart", 0.25)):
-        design = site.pick(label) if site.chance(p) else None
+        design = site.pick(label) if site.optional(p) else None
         placed = design and site.against_wall(design, room)
         if placed is not None and label == "cart":
             site.host(placed, "counter", ("top", "shelf"))
@@ -418,7 +413,7 @@ def _bedroom(site: Site, room: int) -> None:
     bed = None
     for _ in range(4):
         design = site.pick("bed")
-        bed = design and site.against_wall(design, room, 0.5, gap=0.03)
+        bed = design and site.against_wall(design, room, 0.5, gap=0.045)
         if bed is not None:
             break
     if bed is not None:
@@ -431,29 +426,29 @@ def _bedroom(site: Site, room: int) -> None:
                 x = (k - 0.5) * surface.size[0] * 0.5 if surface.size[0] > 1.2 else 0.0
                 site.put(pillow, host, x, surface.size[1] / 2 - pillow.size[1] / 2 - 0.02, 0.0)
         for side in (-1, 1):
-            if site.chance(0.75):
-                made = (joinery.drawer if site.chance(0.5) else joinery.cabinet)(rng, site.held_out, "night")
+            if site.optional(0.75):
+                made = (joinery.drawer if site.optional(0.5) else joinery.cabinet)(rng, site.held_out, "night")
                 stand = _beside(site, bed, made, room, side)
                 _stored(site, stand, "nightstand", "drawer")
                 lamp = site.pick("lamp", low=0.2, high=0.6) if stand is not None and site.chance(0.7) else None
                 if lamp is not None:
                     site.put(lamp, next(h for h in site.hosts if h.index == stand), 0.0, 0.05, 0.0)
     _stored(site, site.against_wall(joinery.wardrobe(rng, site.held_out), room, 0.7), "shelf", "cabinet")
-    if site.chance(0.65):
+    if site.optional(0.65):
         chest = site.against_wall(joinery.drawer(rng, site.held_out), room, SEATED_FRONT_M)
         _stored(site, chest, "low", "drawer")
         if chest is not None and site.allowed("mirror") and site.chance(0.6):
             site.hang(household.mirror(rng, site.held_out), room, 1.15, above=chest)
-    if site.chance(0.45):
+    if site.optional(0.45):
         _desk(site, room)
-    for label, p in (("chair", 0.5), ("bench", 0.25), ("basket", 0.3)):
-        design = site.pick(label, high=1.1) if site.chance(p) else None
+    for label, p in (("chair", 0.5), ("bench", 0.4), ("basket", 0.3)):
+        design = site.pick(label, high=1.1) if site.optional(p) else None
         placed = design and site.against_wall(design, room, 0.4 if label != "basket" else 0.0)
         if placed is not None and label == "basket":
             site.host(placed, "cabinet", ("inside",))
     _plant(site, room, 0.4)
     area = site.plan.rooms[room]
-    if site.chance(0.4):
+    if site.optional(0.4):
         _carpet(site, room, (area.x0 + area.x1) / 2, (area.y0 + area.y1) / 2, 0.0, 1.7, 1.2)
 
 
@@ -461,7 +456,7 @@ def _desk(site: Site, room: int) -> int | None:
     """A desk with a chair, and what one works with."""
     rng = site.rng
     design = site.pick("desk", high=0.8)
-    desk = design and site.against_wall(design, room, 0.0, gap=0.04)
+    desk = design and site.against_wall(design, room, 0.0, gap=0.045)
     if desk is None or design is None:
         return None
     w, d, _ = design.size
@@ -494,21 +489,21 @@ def _office(site: Site, room: int) -> None:
     rng = site.rng
     for _ in range(int(rng.integers(1, 4))):
         _desk(site, room)
-    if site.chance(0.85):
-        made = joinery.shelf(rng, site.held_out) if site.chance(0.6) else site.pick("shelf")
+    if site.optional(0.85):
+        made = joinery.shelf(rng, site.held_out) if site.optional(0.6) else site.pick("shelf")
         if made is not None:
             _stored(site, site.against_wall(made, room, SEATED_FRONT_M), "shelf", "cabinet")
-    if site.chance(0.6):
+    if site.optional(0.6):
         _stored(site, site.against_wall(joinery.cabinet(rng, site.held_out), room, SEATED_FRONT_M), "low", "cabinet")
-    if site.chance(0.5):
+    if site.optional(0.5):
         _stored(
             site, site.against_wall(joinery.drawer(rng, site.held_out, "office"), room, SEATED_FRONT_M), "low", "drawer"
         )
     area = site.plan.rooms[room]
-    if site.chance(0.4):
+    if site.optional(0.4):
         _table_with_chairs(site, room, (area.x0 + 1, area.y0 + 1, area.x1 - 1, area.y1 - 1))
     for label, p in (("trash can", 0.8), ("stool", 0.15), ("sofa", 0.15)):
-        design = site.pick(label) if site.chance(p) else None
+        design = site.pick(label) if site.optional(p) else None
         placed = design and site.against_wall(design, room, 0.5 if label == "sofa" else 0.0)
         if placed is not None and label == "sofa":
             site.host(placed, "sofa", ("seat",))
@@ -517,17 +512,17 @@ def _office(site: Site, room: int) -> None:
 
 def _corridor(site: Site, room: int) -> None:
     rng = site.rng
-    if site.chance(0.6):
-        form = "night" if site.chance(0.5) else "side"
+    if site.optional(0.6):
+        form = "night" if site.optional(0.5) else "side"
         _stored(site, site.against_wall(joinery.cabinet(rng, site.held_out, form), room, 0.4), "low", "cabinet")
-    for label, p in (("bench", 0.6), ("chair", 0.3), ("stool", 0.3)):
-        design = site.pick(label, longest=1.3, high=1.1) if site.chance(p) else None
+    for label, p in (("bench", 0.8), ("chair", 0.3), ("stool", 0.3)):
+        design = site.pick(label, longest=1.3, high=1.1) if site.optional(p) else None
         if design is not None:
             site.against_wall(design, room, 0.4)
-    if site.chance(0.3):
+    if site.optional(0.3):
         _stored(site, site.against_wall(joinery.wardrobe(rng, site.held_out), room, 0.6), "shelf", "cabinet")
     area = site.plan.rooms[room]
-    if site.chance(0.6):
+    if site.optional(0.6):
         long_x = area.x1 - area.x0 > area.y1 - area.y0
         _carpet(site, room, (area.x0 + area.x1) / 2, (area.y0 + area.y1) / 2, 0.0 if long_x else np.pi / 2, 1.6, 0.75)
     _plant(site, room, 0.3)
@@ -542,10 +537,8 @@ def _plant(site: Site, room: int, probability: float) -> None:
 def _unusual(site: Site, room: int) -> None:
     """What only some homes have; words held back from training come often where they are favoured."""
     for label in ("piano", "guitar", "ladder", "bicycle", "cart", "cat", "dog", "robot", "fan"):
-        common = {"dog": 0.3, "robot": 0.3}.get(label, 0.05)
-        if not site.allowed(label) or not site.chance(0.4 if label in site.words.favoured else common):
-            continue
-        design = site.pick(label, longest=2.0)
+        likely = 0.4 if label in site.words.favoured else 0.2 if label in ("dog", "robot") else 0.05
+        design = site.pick(label, longest=2.0) if site.optional(likely) else None
         if design is None:
             continue
         if label == "bicycle":  # along the wall
@@ -583,17 +576,17 @@ def _on_walls(site: Site, room: int) -> None:
     kind = site.plan.rooms[room].kind
     for _ in range(int(rng.integers(0, 3))):
         site.hang(household.picture_on_wall(rng, site.held_out), room, float(rng.uniform(1.3, 1.55)))
-    if site.chance(0.45):
+    if site.optional(0.45):
         site.hang(household.wall_clock(rng, site.held_out), room, float(rng.uniform(1.75, 1.95)))
-    if site.chance(0.5 if kind == "corridor" else 0.2):
+    if site.optional(0.5 if kind == "corridor" else 0.2):
         site.hang(household.mirror(rng, site.held_out), room, float(rng.uniform(0.5, 0.7)))
-    if site.chance({"office": 0.5, "corridor": 0.6}.get(kind, 0.08)):
+    if site.optional({"office": 0.5, "corridor": 0.6}.get(kind, 0.08)):
         site.hang(household.wall_sign(rng, site.held_out), room, float(rng.uniform(1.5, 1.9)))
     if site.allowed("heater") and site.chance(0.5):
         design = site.pick("heater")
         if design is not None:
             site.hang(design, room, 0.25)
-    if site.chance(0.5):
+    if site.optional(0.5):
         lamp = household.ceiling_lamp(rng, site.held_out)
         area = site.plan.rooms[room]
         x, y = (area.x0 + area.x1) / 2, (area.y0 + area.y1) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -135,7 +136,7 @@ def _segments(cells: Sequence[Cell]) -> list[_Segment]:
                     for k in (0, 2)
                 }
             )
-            for low, high in zip(ends[:-1], ends[1:], strict=True):
+            for low, high in pairwise(ends):
                 middle = (low + high) / 2
                 below = _cell_at(cells, axis, middle, at - 0.01)
                 above = _cell_at(cells, axis, middle, at + 0.01)

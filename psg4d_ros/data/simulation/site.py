@@ -9,11 +9,14 @@ import numpy as np
 from psg4d_ros.data.simulation.assets import Design, entity, mesh_library
 from psg4d_ros.data.simulation.bodies import make_body
 from psg4d_ros.data.simulation.classes import RULES, WordSplit
-from psg4d_ros.data.simulation.household import SMALL
 from psg4d_ros.data.simulation.floor_space import FloorSpace, Footprint, overlap
+from psg4d_ros.data.simulation.household import SMALL
 from psg4d_ros.data.simulation.rooms import FloorPlan
 from psg4d_ros.data.simulation.world import Entity, Room, Surface, World
 from psg4d_ros.structures import Float64
+
+# What is put down square to its table.
+_UPRIGHT = {"laptop", "monitor", "television", "picture", "clock", "speaker", "computer", "book", "pillow", "keyboard"}
 
 
 def pose(x: float, y: float, z: float, yaw: float) -> Float64:
@@ -70,6 +73,10 @@ class Site:
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
+
+    def optional(self, probability: float) -> bool:
+        """As chance(), but less likely where many rooms have to share what a scene holds."""
+        return self.chance(probability * (1.0, 0.85, 0.6, 0.45)[len(self.plan.rooms) - 1])
 
     def pick(self, label: str, low: float = 0.0, high: float = 9.0, longest: float = 9.0) -> Design | None:
         """A model of a label whose height is in [low, high] and footprint at most ``longest``, or None."""
@@ -138,7 +145,7 @@ class Site:
         design: Design,
         room: int,
         front_m: float = 0.0,
-        gap: float = 0.03,
+        gap: float = 0.045,
         sides: tuple[int, ...] = (),
         tries: int = 14,
     ) -> int | None:
@@ -176,7 +183,7 @@ class Site:
             else:
                 T = self.poses[above]
                 yaw = float(np.arctan2(T[1, 0], T[0, 0]))
-                chosen = int(round(-yaw / (np.pi / 2))) % 4
+                chosen = round(-yaw / (np.pi / 2)) % 4
                 x, y, yaw = self.beside_wall(design, area, chosen, 0.5, 0.002)
                 x, y = (T[0, 3], y) if chosen in (0, 2) else (x, T[1, 3])
             box = footprint(design, x, y, yaw, z)
