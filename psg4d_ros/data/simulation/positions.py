@@ -42,11 +42,21 @@ _OVERLOOKED_M = 1.1  # what is lower than this does not hide what is behind it
 _ELBOW_M = 0.5  # half the width before and behind a person
 _AIM_RAD = np.radians([0.0, -7.0, 7.0])
 _TRUNK_FRONT_M = 0.12
-_BETTER = ("under", "in front of", "behind", "sitting at", "touching", "leaning against", "covering")
+_BETTER = (
+    "under",
+    "in front of",
+    "behind",
+    "sitting at",
+    "touching",
+    "leaning against",
+    "covering",
+    "sitting down on",
+    "standing up from",
+)
 
 
 def positions(situation: Situation, held: Held) -> dict[tuple[int, str, int], Bool]:
-    """bool[F] for every subject, predicate and object that occur. held: what contact and support have decided."""
+    """bool[F] for every subject, predicate and object that occur. held: what is decided already."""
     return _Positions(situation, held).decide()
 
 
@@ -251,6 +261,8 @@ class _Positions:
                 continue
             if self.surfaces.boxes_gap(a, b, f) > SCREEN_M:
                 continue
+            if contains(self.surfaces.outline(b, f), middle[None])[0]:
+                continue  # about to sit down there
             aim = [entry_along(self.surfaces.outline(b, f), middle, _turned(front, angle)) for angle in _AIM_RAD]
             distance = min(aim) - own
             if np.isfinite(distance):

@@ -31,6 +31,7 @@ CLOSING_M_S = 0.25  # how fast a distance must change to count as approaching or
 MEETING_M = 2.5
 PASSING_M = 1.5
 FALL_M = 0.15
+LASTING_S = 1.0  # a place that is held for a shorter time is on the way to another
 OPEN_SHARE = 0.05  # of a joint's range
 
 
@@ -166,8 +167,8 @@ CONTACT = (
         _P,
         _PT,
         f"A hand of the person is within {_cm(TOUCH_M)} of the object's triangles, and the person does nothing to the "
-        "object that has a word of its own (holding, pushing, opening, sitting on, ...). A hand that rests beside a "
-        "cup does not touch it.",
+        "object that has a word of its own (holding, pushing, opening, sitting on, ...), nor is its hand busy picking "
+        "something up or putting it down. A hand that rests beside a cup does not touch it.",
     ),
     Predicate(
         "covering",
@@ -388,8 +389,8 @@ ACTIVITY = (
         "activity",
         _P,
         _PTS,
-        "The person walks, and the object is where it means to go. Others that it happens to come closer to do not "
-        "count.",
+        "The person is walking, and the object is where it means to go. Others that it happens to come closer to do "
+        "not count.",
     ),
     Predicate("running to", "activity", _P, _PTS, "As walking to, running."),
     Predicate("walking away from", "activity", _P, _PTS, "The person walks, and the object is what it leaves."),
@@ -445,9 +446,9 @@ def predicate_table() -> str:
         "",
         "A person is exactly one of standing on, walking on, sitting on, lying on something at any time; a thing is",
         "exactly one of on, inside, hanging on, attached to something unless somebody holds it or it is in the air. A",
-        "relation found by geometry or contact that lasts less than two frames is dropped, and one that is lost for a",
-        "single frame goes on; what an activity says is never dropped, so a kick between two frames has the frame",
-        "nearest to it.",
+        "relation found by geometry or contact that lasts less than two frames is dropped, as is a place that people",
+        f"hold for less than {LASTING_S:g} s, and one that is lost for a single frame goes on. What an activity says is",
+        "never dropped: a kick between two frames has the frame nearest to it.",
     ]
     titles = (
         ("Who carries whom", SUPPORT),

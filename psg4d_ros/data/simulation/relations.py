@@ -20,6 +20,7 @@ from psg4d_ros.data.simulation.predicates import (
     COVERS,
     ENCLOSED_SHARE,
     FIXTURES,
+    LASTING_S,
     LEAN_DEG,
     PREDICATES,
     TOUCH_M,
@@ -32,6 +33,7 @@ from psg4d_ros.structures import Float64, Int64
 Held = dict[tuple[int, str, int], Bool]  # subject, predicate, object -> bool[F]
 _Found = TypeVar("_Found")
 _FROM_SCRIPT = frozenset(p.name for p in ACTIVITY)
+_WALKING = frozenset(("walking to", "walking away from", "walking past", "running to", "carrying"))
 _HIGH = 0.5  # what leans touches with what is above this share of its height
 _BEFORE_WINDOW_M = 0.3
 _RUGS = ("carpet",)
@@ -49,12 +51,18 @@ def true_relations(timeline: Timeline, steps: Int64) -> tuple[TrueRelation, ...]
     doing: Held = {}
     for (s, name, o), found in spans.items():
         doing[s, name, o] = _mask(found, len(steps))
+        if name in _WALKING:
+            doing[s, name, o] &= situation.walking[:, s - 1]
+            spans[s, name, o] = steady_spans(doing[s, name, o], least=1)
     held: Held = {**_support(situation), **_leaning(situation), **_covering(situation)}
     held.update(encounters(situation))
     held.update(_touching(situation, doing))
-    held.update(positions(situation, held))
+    places = positions(situation, {**held, **doing})
     for key, mask in held.items():
         spans[key] = steady_spans(mask, least=1 if key[1] == "falling from" else 2)
+    lasting = max(2, int(np.ceil(LASTING_S / max(situation.interval_s, 1e-6))))
+    for key, mask in places.items():
+        spans[key] = steady_spans(mask, least=lasting)
     relations = [TrueRelation(s, name, o, a, b) for (s, name, o), found in spans.items() for a, b in found]
     return tuple(sorted(relations, key=lambda r: (r.start_frame, r.subject_id, r.object_id, r.predicate)))
 
@@ -266,7 +274,10 @@ def _touching(situation: Situation, doing: Held) -> Held:
     marks = _Marks(situation.frames)
     for person in situation.world.people:
         p = person.entity_id
+        busy = [mask for (s, name, _), mask in doing.items() if s == p and name in ("picking up", "putting down")]
         for f in range(situation.frames):
+            if any(mask[f] for mask in busy):
+                continue
             hands = [situation.surfaces.hand(p, name, f) for name in HANDS]
             for other in situation.world.entities:
                 o = other.entity_id

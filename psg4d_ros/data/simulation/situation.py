@@ -24,6 +24,7 @@ class Situation:
         self.surfaces = Surfaces(timeline, steps)
         self.times_s: Float64 = timeline.times_s[steps]
         self.frames = len(steps)
+        self.interval_s = float(np.diff(self.times_s).mean()) if self.frames > 1 else 0.0
         entities = self.world.entities
         shape = (self.frames, len(entities))
         self.carrier = np.stack([np.broadcast_to(c[steps] if len(c) > 1 else c, shape[0]) for c in timeline.carrier], 1)
