@@ -21,6 +21,7 @@ _WIDTH, _MARGIN, _VIEWS, _GAP = 1560, 20, 6, 6
 _INK, _FAINT, _PAPER, _RULE = (28, 32, 38), (116, 122, 130), (250, 250, 248), (222, 224, 226)
 _MAP = 560  # pixels, edge of the view from above
 _ROW, _MAX_BARS = 17, 44
+_ENTRIES = 8  # predicates per line of text
 _HEAD_M = 1.9  # the view from above leaves out what is higher: ceiling, lamps
 
 
@@ -41,7 +42,7 @@ def contact_sheet(scene: SceneData) -> Image.Image:
     lasting, passing = _by_duration(scene)
     bars = passing[:_MAX_BARS]
     top = 74 + sum(heights) + 2 * _GAP + 18
-    below = max(_MAP, _ROW * (len(bars) + 2) + 10 * 15 + 40)
+    below = max(_MAP + 20, 20 + _ROW * len(bars) + 32 + 16 * _lines(lasting))
     sheet = Image.new("RGB", (_WIDTH, top + below + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, 14), scene.name, _INK, _font(22))
@@ -104,6 +105,9 @@ def _views(scene: SceneData, scan: Scan, number: int, cell: int) -> tuple[Image.
     kept = (scan.ranges.reshape(-1) > 0) & (points[:, 2] < _HEAD_M)
     assert scan.intensity is not None
     grey = np.repeat(scan.intensity.reshape(-1, 1)[kept], 3, axis=1)
+    if not kept.any():
+        empty = Image.new("RGB", (cell, cell), _PAPER)
+        return empty, empty
     extent = _extent(points[kept])
     seen, _ = _painted(points[kept], np.minimum(grey.astype(np.int32) * 2, 255).astype(np.uint8), extent, cell)
     whose, places = _painted(points[kept], _instance_colors(scene, instance[kept]), extent, cell)
@@ -129,10 +133,8 @@ def _write_names(image: Image.Image, scene: SceneData, instance: Int32, places: 
 
 
 def _extent(points: Float32) -> tuple[float, float, float]:
-    """Left, lower and edge of the square that holds nearly all points, metres."""
-    if not len(points):
-        return -1.0, -1.0, 2.0
-    low, high = np.percentile(points[:, :2], 0.5, axis=0) - 0.3, np.percentile(points[:, :2], 99.5, axis=0) + 0.3
+    """Left, lower and edge of the square that holds all points, metres."""
+    low, high = points[:, :2].min(axis=0) - 0.4, points[:, :2].max(axis=0) + 0.4
     edge = float((high - low).max())
     middle = (low + high) / 2
     return float(middle[0] - edge / 2), float(middle[1] - edge / 2), edge
@@ -168,7 +170,9 @@ def _from_above(scene: SceneData) -> Image.Image:
     low = points[:, 2] < _HEAD_M
     points, instance = points[low], instance[low]
     path = scene.mount_poses[:, :2]
-    extent = _extent(np.concatenate([points[:, :2], np.repeat(path, 20, axis=0)]).astype(np.float32))
+    # Things and the path tell how far the rooms go; through windows one sees far beyond.
+    things = np.isin(instance, [o.object_id for o in scene.objects if o.is_thing])
+    extent = _extent(np.concatenate([points[things][:, :2], path - 1.0, path + 1.0]).astype(np.float32))
     image, places = _painted(points, _instance_colors(scene, instance), extent, _MAP)
     _write_names(image, scene, instance, places)
     draw = ImageDraw.Draw(image)
@@ -218,12 +222,13 @@ def _timeline(
         draw.rectangle((start, at + 3, max(end - 1, start + 2), at + _ROW - 4), color)
     y = bottom + 14
     draw.text((x, y), f"relations that hold all the time ({len(lasting)})", _FAINT, _font(12))
-    line, y = "", y + 18
-    counted = Counter(r.predicate for r in lasting)
-    for predicate, count in counted.most_common():
-        entry = f"{predicate} {count}    "
-        if draw.textlength(line + entry, _font(12)) > right - x:
-            draw.text((x, y), line, _INK, _font(12))
-            line, y = "", y + 16
-        line += entry
-    draw.text((x, y), line, _INK, _font(12))
+    y += 18
+    entries = [f"{predicate} {count}" for predicate, count in Counter(r.predicate for r in lasting).most_common()]
+    for first in range(0, len(entries), _ENTRIES):
+        draw.text((x, y), "    ".join(entries[first : first + _ENTRIES]), _INK, _font(12))
+        y += 16
+
+
+def _lines(lasting: Sequence[TrueRelation]) -> int:
+    """Lines of text that the list of lasting relations takes."""
+    return -(-len({r.predicate for r in lasting}) // _ENTRIES)

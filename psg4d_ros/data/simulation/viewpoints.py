@@ -22,6 +22,7 @@ PathKind = Literal["fixed", "robot", "handheld"]
 
 _WALL_M = 0.35  # distance kept from walls
 _CLEAR_M = 0.25  # nothing nearer than this in any direction
+_TOGETHER_M = 2.5  # people this near to each other are kept in view together
 _PERSON_M = 0.6  # horizontal distance kept from people
 _CANDIDATES = 10
 _LOOKS = 4  # times at which a candidate is rated
@@ -32,8 +33,8 @@ _CEILING_M = 2.35  # no sensor higher than this
 
 @dataclass(frozen=True, eq=False)
 class _Action:
-    """What there is to see. target: float64[F, 3] where the action is. people: float64[F, N, 3] middles of the people's
-    bodies. blocks: float64[M, 2, 3] boxes of things, from their places at all looks."""
+    """What there is to see. target: float64[F, 3] where the action is: a person chosen to be followed, and who is near.
+    people: float64[F, N, 3] middles of the people's bodies. blocks: float64[M, 2, 3] boxes of things, at all looks."""
 
     target: Float64
     people: Float64
@@ -49,7 +50,7 @@ def choose_path(
     """
     camera = isinstance(sensor, DepthCamera)
     kind: PathKind = rng.choice(["fixed", "robot", "handheld"] if camera else ["fixed", "robot"])
-    action = _watch(timeline, steps)
+    action = _watch(timeline, steps, rng)
     start = _best_place(renderer, timeline, steps, action, kind, camera, rng)
     seconds: Float64 = np.asarray(steps * STEP_S, dtype=np.float64)
     if kind == "robot":
@@ -76,7 +77,7 @@ def _unit(quaternions: Float64) -> Float64:
     return quaternions
 
 
-def _watch(timeline: Timeline, steps: Int64) -> _Action:
+def _watch(timeline: Timeline, steps: Int64, rng: np.random.Generator) -> _Action:
     world = timeline.world
     looks = steps[np.unique(np.linspace(0, len(steps) - 1, _LOOKS).round().astype(int))]
     blocks = [timeline.box(e.entity_id, int(t)) for e in world.entities if e.is_thing and e.body is None for t in looks]
@@ -88,7 +89,9 @@ def _watch(timeline: Timeline, steps: Int64) -> _Action:
             middles = [T[:3, :3] @ p.vertices.mean(axis=0) + T[:3, 3] for p, T in zip(person.parts, parts, strict=True)]
             people[frame, number] = np.mean(middles, axis=0)
     if world.people:
-        target = people.mean(axis=1)
+        lead = people[:, [rng.integers(people.shape[1])]]
+        near = np.linalg.norm(people - lead, axis=-1) < _TOGETHER_M
+        target = (people * near[..., None]).sum(axis=1) / near.sum(axis=1)[:, None]
     else:
         room = world.rooms[0]
         target = np.tile([(room.x0 + room.x1) / 2, (room.y0 + room.y1) / 2, 0.7], (len(steps), 1))
@@ -131,11 +134,11 @@ def _best_place(
 def _candidates(
     renderer: Renderer, timeline: Timeline, action: _Action, kind: PathKind, step: int, rng: np.random.Generator
 ) -> list[Float64]:
-    """Free places, most of them in the rooms where the people are; high corners where the floor has no room."""
+    """Free places, most of them in the rooms of the action; high corners where the floor has no room."""
     rooms = timeline.world.rooms
-    middle = action.target.mean(axis=0)
-    inside = [r.x0 <= middle[0] <= r.x1 and r.y0 <= middle[1] <= r.y1 for r in rooms]
-    weights = np.array([4.0 if i else 1.0 for i in inside])
+    x, y = action.target[:, 0], action.target[:, 1]
+    shares = np.array([((r.x0 <= x) & (x <= r.x1) & (r.y0 <= y) & (y <= r.y1)).mean() for r in rooms])
+    weights, inside = shares + 0.1, shares > 0
     heights = {"fixed": (1.2, 2.2), "robot": (0.5, 1.3), "handheld": (1.35, 1.75)}[kind]
     places: list[Float64] = []
     for _ in range(20 * _CANDIDATES):
@@ -150,7 +153,7 @@ def _candidates(
             break
     if kind == "fixed" or not places:
         for room, wanted in zip(rooms, inside, strict=True):
-            if wanted or len(rooms) == 1 or not any(inside):
+            if wanted or not inside.any():
                 for x in (room.x0 + _WALL_M, room.x1 - _WALL_M):
                     places += [np.array([x, y, _CEILING_M - 0.1]) for y in (room.y0 + _WALL_M, room.y1 - _WALL_M)]
         free = [p for p in places if _is_clear(renderer, p, step)]
