@@ -228,7 +228,7 @@ def rays_hit(origin: Float64, directions: Float64, triangles: Float64) -> Bool:
 
 def outline_gap(a: Float64, b: Float64) -> tuple[float, Float64, Float64]:
     """Metres between two convex outlines, 0 where they overlap, and the nearest point of each (float64[2])."""
-    if contains(a, b).any() or contains(b, a).any() or _cross(a, b):
+    if not _separated(a, b) and not _separated(b, a):
         middle = (a.mean(axis=0) + b.mean(axis=0)) / 2
         return 0.0, middle, middle
     d1, p1, q1 = _to_edges(a, b)
@@ -256,9 +256,7 @@ def distance_to_outline(outline: Float64, points: Float64) -> Float64:
 
 def meets_segment(outline: Float64, start: Float64, end: Float64) -> bool:
     """Whether the straight line between two points float64[2] goes through a convex outline."""
-    return bool(
-        np.isfinite(entry_along(outline, start, end - start)) and entry_along(outline, start, end - start) <= 1.0
-    )
+    return entry_along(outline, start, end - start) <= 1.0
 
 
 def entry_along(outline: Float64, start: Float64, direction: Float64) -> float:
@@ -267,20 +265,19 @@ def entry_along(outline: Float64, start: Float64, direction: Float64) -> float:
     inward = np.stack([-edges[:, 1], edges[:, 0]], axis=1)
     depth = ((start - outline) * inward).sum(axis=1)  # positive: inside of that edge
     rate = inward @ direction
-    low, high = 0.0, np.inf
-    for d, r in zip(depth, rate, strict=True):
-        if abs(r) < 1e-12:
-            if d < 0:
-                return np.inf
-        elif r > 0:
-            low = max(low, -d / r)
-        else:
-            high = min(high, -d / r)
+    if ((depth < 0) & (rate <= 1e-12)).any():
+        return np.inf
+    enters, leaves = rate > 1e-12, rate < -1e-12
+    low = float((-depth[enters] / rate[enters]).max(initial=0.0))
+    high = float((-depth[leaves] / rate[leaves]).min(initial=np.inf))
     return low if low <= high else np.inf
 
 
-def _cross(a: Float64, b: Float64) -> bool:
-    return any(meets_segment(b, p, q) for p, q in zip(a, np.roll(a, -1, axis=0), strict=True))
+def _separated(a: Float64, b: Float64) -> bool:
+    """Whether the line through some edge of outline a has all of b on its outside."""
+    edges = np.roll(a, -1, axis=0) - a
+    to = b[None] - a[:, None]
+    return bool((edges[:, None, 0] * to[..., 1] - edges[:, None, 1] * to[..., 0] < 0).all(axis=1).any())
 
 
 def _to_edges(points: Float64, outline: Float64) -> tuple[float, Float64, Float64]:

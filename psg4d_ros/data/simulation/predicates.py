@@ -447,7 +447,7 @@ def predicate_table() -> str:
         "A person is exactly one of standing on, walking on, sitting on, lying on something at any time; a thing is",
         "exactly one of on, inside, hanging on, attached to something unless somebody holds it or it is in the air. A",
         "relation found by geometry or contact that lasts less than two frames is dropped, as is a place that people",
-        f"hold for less than {LASTING_S:g} s, and one that is lost for a single frame goes on. What an activity says is",
+        f"hold for less than {LASTING_S:g} s; one that is lost for a single frame goes on. What an activity says is",
         "never dropped: a kick between two frames has the frame nearest to it.",
     ]
     titles = (
