@@ -15,7 +15,7 @@ import numpy as np
 
 from psg4d_ros.data.simulation import quaternions
 from psg4d_ros.data.simulation.bodies import JOINTS, Body, Pose, blend
-from psg4d_ros.data.simulation.limbs import feet, plant_feet
+from psg4d_ros.data.simulation.limbs import feet, knee_sides, plant_feet
 from psg4d_ros.errors import DatasetError
 from psg4d_ros.structures import Float64
 
@@ -226,12 +226,10 @@ def _locked(body: Body, poses: list[Pose]) -> list[Pose]:
         for start, end in _runs(stands[:, foot]):
             shift[start:end] = ankles[start:end, foot, :2].mean(axis=0) - ankles[start:end, foot, :2]
         goals[:, foot, :2] += _faded(shift, stands[:, foot])
-    # Knees keep their side; the front of the shin decides for a leg that is straight.
-    knees = legs[:, :, 1] - 0.5 * (legs[:, :, 0] + legs[:, :, 2]) - 0.02 * turned[..., 1]
     moved = np.abs(goals - ankles).max(axis=(1, 2)) > 1e-4
     return [
-        plant_feet(body, poses[i], goals[i], turned[i], knees=knees[i]) if moved[i] else poses[i]
-        for i in range(len(poses))
+        plant_feet(body, p, g, t, knees=knee_sides(body, p)) if m else p
+        for p, g, t, m in zip(poses, goals, turned, moved, strict=True)
     ]
 
 

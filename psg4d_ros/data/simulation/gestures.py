@@ -78,14 +78,15 @@ def typing(body: Body, pose: Pose, keys: Float64, phase: float) -> Pose:
     for k, hand in enumerate(_BOTH):
         lift = 0.012 * (1.0 + math.sin(2 * math.pi * (phase + 0.5 * k)))
         place = keys + _across(body, pose) * (0.055 * SIDES[hand]) + [0.0, 0.0, 0.012 + lift]
-        pose = place_hand(body, pose, hand, place, palm=_DOWN)
+        pose = place_hand(body, pose, hand, place, palm=_DOWN, above_m=float(keys[2]))
     return pose
 
 
 def hands_on(body: Body, pose: Pose, place: Float64, spread_m: float = 0.34) -> Pose:
     """Both palms laid on a level surface, ``spread_m`` apart around ``place`` (float64[3])."""
     for hand in _BOTH:
-        pose = place_hand(body, pose, hand, place + _across(body, pose) * (0.5 * spread_m * SIDES[hand]), palm=_DOWN)
+        beside = place + _across(body, pose) * (0.5 * spread_m * SIDES[hand])
+        pose = place_hand(body, pose, hand, beside, palm=_DOWN, above_m=float(place[2]))
     return pose
 
 

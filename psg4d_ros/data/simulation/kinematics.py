@@ -24,8 +24,8 @@ from psg4d_ros.structures import Float64
 
 Hands = Literal["left", "right", "both"]
 
-_MAX_LEAN = 1.25  # radians, hips and back together
-_MAX_CROUCH = 0.62  # of the height of the hips
+_MAX_LEAN = 1.4  # radians, hips and back together
+_MAX_CROUCH = 0.63  # of the height of the hips
 _MAX_TWIST = 0.9  # radians between pelvis and shoulders
 _MAX_HEAD_TURN, _MAX_HEAD_DOWN, _MAX_HEAD_UP = 1.3, 0.85, 0.8
 _UP = (0.0, 0.0, 1.0)
@@ -59,11 +59,24 @@ def reach(
     chest, position = trunk(body, pose)
     rotations: dict[str, Float64] = {}
     for name, goal in aim.items():
-        rotations.update(arm_rotations(body, name, chest, position, goal, palm))
-    if len(aim) == 1:  # the other arm hangs, or holds, as it did
-        other = "left" if hand == "right" else "right"
-        rotations[f"{other}_shoulder"] = chest.T @ before @ quaternions.matrices(pose.joint(f"{other}_shoulder"))
+        rotations.update(arm_rotations(body, name, chest, position, goal, palm, 0.0))
+    if len(aim) == 1:
+        rotations.update(_hanging(body, pose, "left" if hand == "right" else "right", before, chest, position))
     return with_matrices(pose, rotations)
+
+
+def _hanging(
+    body: Body, pose: Pose, hand: Hand, before: Float64, chest: Float64, position: Float64
+) -> dict[str, Float64]:
+    """The arm that does not reach hangs, or holds, as it did before the chest turned; near the floor it bends."""
+    shoulder, elbow = quaternions.matrices(np.stack([pose.joint(f"{hand}_shoulder"), pose.joint(f"{hand}_elbow")]))
+    k, arm = FIRST_PART[hand] + 3, arm_m(body, hand)
+    height_m = float((position + chest @ (body.rest_joints[k] - body.rest_joints[2]))[2])
+    needed = 1.9 * min(max((1.35 * arm - height_m) / (0.6 * arm), 0.0), 1.0)
+    bent = 2.0 * math.acos(min(abs(float(pose.joint(f"{hand}_elbow")[0])), 1.0))
+    if needed > bent:
+        elbow = elbow @ quaternions.matrices(quaternions.rotation((-1.0, 0.0, 0.0), needed - bent))
+    return {f"{hand}_shoulder": chest.T @ before @ shoulder, f"{hand}_elbow": elbow}
 
 
 def _goals(pelvis: Float64, hand: Hands, target: Float64, spread_m: float) -> dict[Hand, Float64]:
@@ -109,7 +122,10 @@ def _lean(body: Body, pose: Pose, pelvis: Float64, aim: dict[Hand, Float64], tar
     missing = np.full(len(_EFFORTS), -np.inf)
     for name, goal in aim.items():
         shoulders = chests + bbh @ (chest @ (rest[FIRST_PART[name] + 3] - rest[2]))
-        missing = np.maximum(missing, np.sqrt(((shoulders - goal) ** 2).sum(axis=1)) - 0.97 * arm_m(body, name))
+        # Near the floor the fingers do not lengthen the arm: they lie level.
+        level = 0.045 * body.height_m * min(max(1.0 - goal[2] / (0.06 * body.height_m), 0.0), 1.0)
+        arm = 0.97 * arm_m(body, name) - level
+        missing = np.maximum(missing, np.sqrt(((shoulders - goal) ** 2).sum(axis=1)) - arm)
     enough = np.flatnonzero(missing <= 0)
     if not len(enough):
         effort = float(_EFFORTS[missing.argmin()])

@@ -13,10 +13,12 @@ from psg4d_ros.structures import Float64
 
 Hand = Literal["left", "right"]
 
-_STRAIGHT = 0.998  # a limb is never stretched quite out: there the direction of the elbow is undefined
+_STRAIGHT = 0.9995  # a limb is never stretched quite out: there the direction of the elbow is undefined
 _CLOSED_ELBOW = math.radians(28)  # angle between upper arm and forearm when fully bent
 _CLOSED_KNEE = math.radians(22)
+_MAX_WRIST = 1.4  # radians
 SIDES = {"right": -1.0, "left": 1.0}  # sign of x
+_ELBOW_HINGE = np.array([1.0, 0.0, 0.0])  # at rest
 FIRST_PART = {"right": 5, "left": 11}  # hip; knee, ankle, shoulder, elbow and wrist follow
 
 
@@ -92,6 +94,15 @@ def feet(body: Body, pose: Pose) -> tuple[Float64, Float64]:
     return positions[[7, 13]], turned[[7, 13]]
 
 
+def knee_sides(body: Body, pose: Pose) -> Float64:
+    """float64[2, 3]: where the knees point, for ``plant_feet`` to leave them there; right leg first."""
+    turned, positions = body.frames(pose)
+    legs = positions[[[5, 6, 7], [11, 12, 13]]]
+    # The front of the shin decides for a leg that is straight.
+    sides: Float64 = legs[:, 1] - 0.5 * (legs[:, 0] + legs[:, 2]) - 0.02 * turned[[6, 12]][:, :, 1]
+    return sides
+
+
 def plant_feet(body: Body, pose: Pose, ankles: Float64, turned: Float64, *, knees: Float64 | None = None) -> Pose:
     """The pose with its legs bent so that the feet stand where ``feet`` said: the pelvis may have moved meanwhile.
 
@@ -115,15 +126,17 @@ def plant_feet(body: Body, pose: Pose, ankles: Float64, turned: Float64, *, knee
     return with_matrices(pose, rotations)
 
 
-def place_hand(body: Body, pose: Pose, hand: Hand, target: Float64, *, palm: Float64 | None = None) -> Pose:
+def place_hand(
+    body: Body, pose: Pose, hand: Hand, target: Float64, *, palm: Float64 | None = None, above_m: float = 0.0
+) -> Pose:
     """The pose with one arm moved so that its palm is at ``target`` (float64[3]), the trunk left alone.
 
     palm: the direction the palm should look in (float64[3], entity frame); met by turning the forearm as far as it
-    goes. None: it looks inwards, the thumb up when the forearm is level. Too far a target is pointed at.
+    goes. None: it looks inwards, the thumb up when the forearm is level. above_m: the wrist bends so that the fingers
+    stay above this height (the floor, or what the palm is laid on). Too far a target is pointed at.
     """
     chest, position = trunk(body, pose)
-    rotations = arm_rotations(body, hand, chest, position, target, palm)
-    return with_matrices(pose, rotations)
+    return with_matrices(pose, arm_rotations(body, hand, chest, position, target, palm, above_m))
 
 
 def arm_m(body: Body, hand: Hand) -> float:
@@ -133,23 +146,48 @@ def arm_m(body: Body, hand: Hand) -> float:
 
 
 def arm_rotations(
-    body: Body, hand: Hand, chest: Float64, position: Float64, target: Float64, palm: Float64 | None
+    body: Body, hand: Hand, chest: Float64, position: Float64, target: Float64, palm: Float64 | None, above_m: float
 ) -> dict[str, Float64]:
+    """What ``place_hand`` does, for a chest's rotation and position: matrices relative to the parents by joint."""
     k, side = FIRST_PART[hand] + 3, SIDES[hand]
-    rest = body.rest_joints
+    rest, on_palm = body.rest_joints, body.points[f"{hand}_hand"][1]
     shoulder = position + chest @ (rest[k] - rest[2])
-    bones = (rest[k + 1] - rest[k], body.points[f"{hand}_hand"][1] - rest[k + 1])
     local = chest.T @ (target - shoulder)
     # The elbow hangs, a little outwards; it goes out more the nearer the hand comes to the body.
     pole = chest @ np.array([side * (0.35 + 0.4 * max(0.0, -side * local[0]) / body.height_m), 0.30, -1.0])
-    upper, lower = _two_bones(shoulder, target, bones, np.array([1.0, 0.0, 0.0]), pole, _CLOSED_ELBOW)
-    if palm is not None:
-        lower = _twisted(lower, bones[1], np.array([-side, 0.0, 0.0]), palm)
+    upper_arm, inwards = rest[k + 1] - rest[k], np.array([-side, 0.0, 0.0])
+
+    def solved(end: Float64, forearm: Float64) -> tuple[Float64, Float64]:
+        upper, lower = _two_bones(shoulder, end, (upper_arm, forearm), _ELBOW_HINGE, pole, _CLOSED_ELBOW)
+        return upper, lower if palm is None else _twisted(lower, forearm, inwards, palm)
+
+    # Forearm and hand in one line; where the fingers would go too low, the hand is lifted and the wrist put behind it.
+    upper, lower = solved(target, on_palm - rest[k + 1])
+    held = _fingers_lifted(lower, float(target[2]) - above_m, body.height_m)
+    if held is not lower:
+        upper, lower = solved(target - held @ (on_palm - rest[k + 2]), rest[k + 2] - rest[k + 1])
     return {
         f"{hand}_shoulder": chest.T @ upper,
         f"{hand}_elbow": upper.T @ lower,
-        f"{hand}_wrist": np.eye(3),
+        f"{hand}_wrist": lower.T @ held,
     }
+
+
+def _fingers_lifted(turned: Float64, palm_m: float, height_m: float) -> Float64:
+    """The hand's rotation, tilted until its fingers do not reach deeper than ``palm_m`` below the palm."""
+    lowest = min(max((0.006 * height_m - palm_m) / (0.052 * height_m), -1.0), 0.3)  # of the fingers' direction
+    fingers = -turned[:, 2]
+    if float(fingers[2]) >= lowest:
+        return turned
+    axis = np.array([-fingers[1], fingers[0], 0.0])  # turning about it lowers what points along the fingers
+    if length(axis) < 0.05:
+        axis = turned[:, 0].copy()
+        axis[2] = 0.0
+    angle = min(math.asin(lowest) - math.asin(max(float(fingers[2]), -1.0)), _MAX_WRIST)
+    tilted = quaternions.matrices(quaternions.rotation(axis, -angle)) @ turned
+    other = quaternions.matrices(quaternions.rotation(axis, angle)) @ turned
+    best: Float64 = tilted if tilted[2, 2] < other[2, 2] else other
+    return best
 
 
 def _twisted(lower: Float64, bone: Float64, rest_palm: Float64, palm: Float64) -> Float64:

@@ -13,7 +13,7 @@ import numpy as np
 
 from psg4d_ros.data.simulation import quaternions
 from psg4d_ros.data.simulation.bodies import JOINTS, Body, Pose, blend
-from psg4d_ros.data.simulation.limbs import Hand, feet, place_hand, plant_feet
+from psg4d_ros.data.simulation.limbs import Hand, feet, knee_sides, place_hand, plant_feet
 from psg4d_ros.structures import Float64
 
 LyingOn = Literal["back", "left side", "right side", "front"]
@@ -109,8 +109,15 @@ def lying(body: Body, surface_height_m: float, on: LyingOn = "back") -> Pose:
     # The upper hand lies down before the chest.
     front = -1.0 if on == "right side" else 1.0
     place = body.joint_positions(pose)["chest"] + np.array([front * 0.19, 0.02, 0.0]) * body.height_m
-    place[2] = surface_height_m + 0.03
-    return place_hand(body, pose, "left" if on == "right side" else "right", place, palm=np.array([0.0, 0.0, -1.0]))
+    place[2] = surface_height_m + 0.02
+    return place_hand(
+        body,
+        pose,
+        "left" if on == "right side" else "right",
+        place,
+        palm=np.array([0.0, 0.0, -1.0]),
+        above_m=surface_height_m,
+    )
 
 
 def bending(body: Body, angle: float) -> Pose:
@@ -150,8 +157,10 @@ def transition(body: Body, a: Pose, b: Pose, w: float) -> Pose:
     standing_m = float(body.rest_joints[7, 2]) + 0.04
     if max(ankles_a[:, 2].max(), ankles_b[:, 2].max()) > standing_m:
         return pose
-    turned = quaternions.slerp(quaternions.from_matrices(turned_a), quaternions.from_matrices(turned_b), s)
-    return plant_feet(body, pose, (1 - s) * ankles_a + s * ankles_b, quaternions.matrices(turned))
+    turned = quaternions.matrices(
+        quaternions.slerp(quaternions.from_matrices(turned_a), quaternions.from_matrices(turned_b), s)
+    )
+    return plant_feet(body, pose, (1 - s) * ankles_a + s * ankles_b, turned, knees=knee_sides(body, pose))
 
 
 def _turned_out(angle: float) -> Float64:
