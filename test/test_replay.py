@@ -111,10 +111,10 @@ def test_a_late_transform_is_waited_for_as_long_as_the_node_waits(replay, tmp_pa
 def test_an_error_in_one_window_leaves_the_graphs_of_the_others(bag, replay, monkeypatch, error):
     infer = ScenePipeline.infer
 
-    def failing(self, window):
+    def failing(self, window, given=None):
         if window.newest.stamp_ns == 2 * STEP:
             raise error("no room for this window")
-        return infer(self, window)
+        return infer(self, window, given)
 
     monkeypatch.setattr(ScenePipeline, "infer", failing)
     result = replay(bag([cloud(n * STEP) for n in (1, 2, 3)]))
