@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from psg4d_ros.data.simulation import quaternions
-from psg4d_ros.data.simulation.bodies import JOINT_INDEX, Body, Pose
+from psg4d_ros.data.simulation.bodies import JOINT_INDEX, Body, Pose, blend
 from psg4d_ros.structures import Float64
 
 Hand = Literal["left", "right"]
@@ -137,6 +137,18 @@ def place_hand(
     """
     chest, position = trunk(body, pose)
     return with_matrices(pose, arm_rotations(body, hand, chest, position, target, palm, above_m))
+
+
+def blend_on_feet(body: Body, a: Pose, b: Pose, w: float) -> Pose:
+    """``blend`` for people on their feet: the ankles go straight from their place in ``a`` to their place in ``b``.
+
+    Feet that stand in the same place in both stay there; blending the joints alone would sink them into the floor.
+    """
+    (ankles_a, turned_a), (ankles_b, turned_b) = feet(body, a), feet(body, b)
+    q = quaternions.slerp(quaternions.from_matrices(turned_a), quaternions.from_matrices(turned_b), w)
+    pose = blend(a, b, w)
+    ankles = (1 - w) * ankles_a + w * ankles_b
+    return plant_feet(body, pose, ankles, quaternions.matrices(q), knees=knee_sides(body, pose))
 
 
 def arm_m(body: Body, hand: Hand) -> float:

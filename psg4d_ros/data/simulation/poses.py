@@ -13,7 +13,7 @@ import numpy as np
 
 from psg4d_ros.data.simulation import quaternions
 from psg4d_ros.data.simulation.bodies import JOINTS, Body, Pose, blend
-from psg4d_ros.data.simulation.limbs import Hand, feet, knee_sides, place_hand, plant_feet
+from psg4d_ros.data.simulation.limbs import Hand, blend_on_feet, feet, place_hand, plant_feet
 from psg4d_ros.structures import Float64
 
 LyingOn = Literal["back", "left side", "right side", "front"]
@@ -152,15 +152,10 @@ def crouching(body: Body, depth: float = 1.0) -> Pose:
 def transition(body: Body, a: Pose, b: Pose, w: float) -> Pose:
     """From pose ``a`` (w = 0) to ``b`` (w = 1) with a smooth start and stop; feet that stand in both stay planted."""
     s = w * w * (3.0 - 2.0 * w)
-    pose = blend(a, b, s)
-    (ankles_a, turned_a), (ankles_b, turned_b) = feet(body, a), feet(body, b)
-    standing_m = float(body.rest_joints[7, 2]) + 0.04
-    if max(ankles_a[:, 2].max(), ankles_b[:, 2].max()) > standing_m:
-        return pose
-    turned = quaternions.matrices(
-        quaternions.slerp(quaternions.from_matrices(turned_a), quaternions.from_matrices(turned_b), s)
-    )
-    return plant_feet(body, pose, (1 - s) * ankles_a + s * ankles_b, turned, knees=knee_sides(body, pose))
+    highest = max(feet(body, a)[0][:, 2].max(), feet(body, b)[0][:, 2].max())
+    if highest > float(body.rest_joints[7, 2]) + 0.04:
+        return blend(a, b, s)
+    return blend_on_feet(body, a, b, s)
 
 
 def _turned_out(angle: float) -> Float64:
