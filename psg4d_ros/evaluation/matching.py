@@ -130,7 +130,8 @@ def judged(truth: Relations, tubes: Int64) -> NDArray[np.bool_]:
     tubes: int64[F, T] points of the true objects. What no sensor saw has no mask that a prediction could overlap.
     """
     together = (tubes[:, truth.subject] > 0) & (tubes[:, truth.object] > 0)
-    return (together & _inside(truth, len(tubes))).any(axis=0)
+    out: NDArray[np.bool_] = np.logical_or.reduce(together & _inside(truth, len(tubes)), axis=0)
+    return out
 
 
 def overlap_values(scene: Scene, ranked: Int64, protocol: Protocol, *, labels: bool) -> Float64:

@@ -49,9 +49,9 @@ def panoptic_metrics(scenes: Sequence[Scene]) -> dict[str, Any]:
     """
     classes: dict[str, _ClassSums] = {}
     for scene in scenes:
-        seen = scene.overlaps.true.any(axis=0)
-        for label, is_thing, there in zip(scene.truth.labels, scene.truth.is_thing, seen, strict=True):
-            if there:
+        points = scene.overlaps.true.sum(axis=0)
+        for label, is_thing, seen in zip(scene.truth.labels, scene.truth.is_thing, points, strict=True):
+            if seen:
                 classes.setdefault(label, _ClassSums(is_thing))
     tubes = _TubeSums()
     for scene in scenes:
