@@ -46,11 +46,10 @@ def _closing(situation: Situation, s: int, o: int) -> dict[str, Bool]:
         "approaching": moves & (rate >= CLOSING_M_S) & (along >= _STRAIGHT * speed),
         "moving away from": moves & (rate <= -CLOSING_M_S) & (-along >= _STRAIGHT * speed),
     }
-    for name, mask in masks.items():
+    for mask in masks.values():
         for a, b in runs(mask):
             start, end = distance[a], distance[b - 1]
-            far = name == "moving away from" and start > MEETING_M
-            if far or abs(end - start) < _CHANGE_M:
+            if min(start, end) > MEETING_M or abs(end - start) < _CHANGE_M:
                 mask[a:b] = False
     return masks
 

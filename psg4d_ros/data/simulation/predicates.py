@@ -257,7 +257,8 @@ GEOMETRY = (
         _PT,
         _P,
         f"The subject moves by itself or flies, towards a person in the same room: the distance shrinks by at least "
-        f"{CLOSING_M_S:g} m/s and by 0.5 m over the span, and the subject's own motion points there.",
+        f"{CLOSING_M_S:g} m/s and by 0.5 m over the span, to within {MEETING_M:g} m, and the "
+        "subject's own motion points there.",
     ),
     Predicate(
         "moving away from",
