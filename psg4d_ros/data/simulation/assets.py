@@ -18,7 +18,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from psg4d_ros.data.simulation.classes import PALETTE, RULES, AssetSplit
-from psg4d_ros.data.simulation.shapes import LEAF, MAIN, SECOND, Shape
+from psg4d_ros.data.simulation.shapes import LEAF, MAIN, SECOND, Piece, Shape, shape
 from psg4d_ros.data.simulation.world import Entity, Joint, Part, Surface
 from psg4d_ros.errors import DatasetError
 from psg4d_ros.structures import Int32, UInt8
@@ -69,6 +69,11 @@ class Design:
         )
         shapes = tuple(replace(s, vertices=s.vertices * factor) for s in self.shapes)
         return Design(self.label, self.asset, shapes, surfaces, (), self.grip and times(self.grip))
+
+
+def built(label: str, *pieces: Piece, grip: tuple[float, float, float] | None = None) -> Design:
+    """A rigid thing of pieces, without surfaces."""
+    return Design(label, f"built/{label}", (shape("body", *pieces),), grip=grip)
 
 
 class MeshLibrary:
@@ -166,7 +171,8 @@ def paint(design: Design, rng: np.random.Generator) -> tuple[tuple[Part, ...], s
     table[LEAF] += rng.normal(0, 8, 3)
     parts = []
     for s in design.shapes:
-        noise = rng.normal(0, 4, (len(s.faces), 1)) + rng.normal(0, 1.5, (len(s.faces), 3))
+        fine = 4.0 if len(s.faces) > 200 else 1.2  # on large plain faces it would show as triangles
+        noise = fine * (rng.normal(0, 1, (len(s.faces), 1)) + rng.normal(0, 0.4, (len(s.faces), 3)))
         colors = np.clip(table[s.tones] + noise, 0, 255).astype(np.uint8)
         parts.append(Part(s.name, s.vertices.astype(np.float32), s.faces, colors))
     return tuple(parts), name

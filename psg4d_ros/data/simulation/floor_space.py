@@ -70,6 +70,7 @@ class FloorSpace:
         self.solids: list[Footprint] = []
         self.clears: list[Footprint] = []
         self.goals: list[tuple[float, float]] = []
+        self.doors = [o.center for o in plan.openings if o.kind != "window"]
         low = np.array([min(r.x0 for r in plan.rooms), min(r.y0 for r in plan.rooms)])
         high = np.array([max(r.x1 for r in plan.rooms), max(r.y1 for r in plan.rooms)])
         self.origin = low - CELL_M
@@ -138,7 +139,8 @@ class FloorSpace:
             if len(found) == count:
                 break
             x, y = (self.origin + (free[k] + 0.5) * CELL_M).tolist()
-            if all((x - a) ** 2 + (y - b) ** 2 > apart_m**2 for a, b in found):
+            in_door = any((x - a) ** 2 + (y - b) ** 2 < 0.6**2 for a, b in self.doors)
+            if not in_door and all((x - a) ** 2 + (y - b) ** 2 > apart_m**2 for a, b in found):
                 found.append((x, y))
         return found
 

@@ -54,29 +54,33 @@ def _openings(site: Site) -> None:
     for o in site.plan.openings:
         # A design's front looks into o.room.
         yaw = float(np.arctan2(o.inward[0], -o.inward[1]))
-        into, back = np.array(o.inward), -np.array(o.inward)
         x, y = o.center
         if o.kind == "window":
             made = joinery.window(rng, site.held_out, o.width, o.high - o.low, WALL_M)
             site.add(made, pose(x, y, o.low, yaw), (site.wall, -1))
             if site.allowed("curtain") and site.chance(0.55):
                 _curtains(site, o, yaw)
-            zone = np.array(o.center) + into * (WALL_M / 2 + 0.018)
+            zone = _before(o, WALL_M / 2 + 0.018)
             site.space.solids.append(Footprint(*zone, o.width / 2 + 0.05, 0.018, yaw, o.low - 0.05, o.high + 0.05))
-            zone = np.array(o.center) + into * (WALL_M / 2 + 0.1)  # nothing tall stands before a window
+            zone = _before(o, WALL_M / 2 + 0.1)  # nothing tall stands before a window
             site.space.solids.append(Footprint(*zone, o.width / 2, 0.1, yaw, max(o.low, 1.05), o.high))
             if o.low < 0.5:
-                site.space.clears.append(Footprint(*(zone + 0.2 * into), o.width / 2, 0.25, yaw))
+                site.space.clears.append(Footprint(*_before(o, WALL_M / 2 + 0.3), o.width / 2, 0.25, yaw))
             continue
         depth = o.width if o.kind == "door" else 0.5
-        zone = np.array(o.center) + into * (WALL_M / 2 + depth / 2)
+        zone = _before(o, WALL_M / 2 + depth / 2)
         site.space.clears.append(Footprint(*zone, o.width / 2 + 0.06, depth / 2 + 0.02, yaw))
-        beyond = np.array(o.center) + back * (WALL_M / 2 + 0.3)
+        beyond = _before(o, -WALL_M / 2 - 0.3)
         site.space.clears.append(Footprint(*beyond, o.width / 2 + 0.06, 0.3, yaw))
-        site.space.goals.append(tuple((np.array(o.center) + 0.5 * into).tolist()))
+        site.space.goals.append(_before(o, 0.5))
         if o.kind == "door":
             made = joinery.room_door(rng, site.held_out, o.width - 0.1, WALL_M, site.chance(0.5))
             site.add(made, pose(x, y, 0.0, yaw), (site.wall, -1))
+
+
+def _before(o: Opening, distance: float) -> tuple[float, float]:
+    """The point ``distance`` from the middle of an opening into the room that its front looks into."""
+    return o.center[0] + distance * o.inward[0], o.center[1] + distance * o.inward[1]
 
 
 def _curtains(site: Site, o: Opening, yaw: float) -> None:
@@ -122,18 +126,22 @@ def _outside(site: Site) -> None:
         yaw = float(np.arctan2(-out[0], out[1]))
         plants = hedges[int(rng.integers(len(hedges)))].shapes[0]
         row = [
-            pose(*(mid + out * (wall + 2.8) + along * s), -0.08, yaw)
-            for s in np.arange(0.8 - length, length - 0.7, 1.45)
+            _outdoors(mid + out * (wall + 2.8) + along * s, yaw) for s in np.arange(0.8 - length, length - 0.7, 1.45)
         ]
         hedge = [(plants.vertices @ T[:3, :3].T + T[:3, 3], plants.faces, plants.tones) for T in row]
         strips.setdefault("vegetation", []).append(shape("hedge", *hedge))
         if fence is not None:
             for s in np.arange(0.9 - length, length - 0.8, fence.size[0]):
-                site.add(fence, pose(*(mid + out * (wall + 1.7) + along * s), -0.08, yaw), None)
+                site.add(fence, _outdoors(mid + out * (wall + 1.7) + along * s, yaw), None)
             fence = None  # one row is enough
     for label, shapes in strips.items():
         if site.allowed(label):
             site.add(Design(label, "", tuple(shapes)), np.eye(4), None)
+
+
+def _outdoors(at: Float64, yaw: float) -> Float64:
+    """The pose of what stands on the ground outside."""
+    return pose(float(at[0]), float(at[1]), -0.08, yaw)
 
 
 def _strip(mid: Float64, out: Float64, near: float, far: float, length: float, z0: float, z1: float) -> Shape:
@@ -185,7 +193,7 @@ def _worth(site: Site, host: Host) -> float:
         "nightstand": 3.0,
         "low": 1.5,
         "bed": 0.6,
-        "sofa": 0.9,
+        "sofa": 0.5,
     }
     return area * share.get(host.place, 0.9)
 

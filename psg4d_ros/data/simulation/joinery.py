@@ -37,6 +37,7 @@ class _Case:
     depth: float
     thickness: float
     handle: str
+    open_top: bool = False
     fixed: list[Piece] = field(default_factory=list)
     leaves: list[Shape] = field(default_factory=list)
     surfaces: list[Surface] = field(default_factory=list)
@@ -64,12 +65,13 @@ class _Case:
         if row.front == "plain":
             self.fixed.append(box((-w / 2, -d / 2, z0), (w / 2, y1, z1), MAIN))
             return
+        lid = [box((-w / 2 + t, y0, z1 - t), (w / 2 - t, y1 - t, z1))]
         self.fixed += [
+            *lid[: 0 if self.open_top else 1],
             box((-w / 2, y0, z0), (-w / 2 + t, y1, z1)),
             box((w / 2 - t, y0, z0), (w / 2, y1, z1)),
             box((-w / 2 + t, y1 - t, z0), (w / 2 - t, y1, z1)),
             box((-w / 2 + t, y0, z0), (w / 2 - t, y1 - t, z0 + t)),
-            box((-w / 2 + t, y0, z1 - t), (w / 2 - t, y1 - t, z1)),
         ]
         if row.front == "drawers":
             self._drawers(row, z0, part)
@@ -160,10 +162,14 @@ def case(
     legs: bool = False,
     wall: float = 0.018,
     top: bool = True,
+    open_top: bool = False,
 ) -> Design:
-    """A case of given width, depth and height; the rows' heights are shares of what is left above the foot."""
+    """A case of given width, depth and height; the rows' heights are shares of what is left above the foot.
+
+    top: offers its top as a surface. open_top: has no upper board, so that a basin can hang in it.
+    """
     w, d, h = size
-    built = _Case(w, d, wall, handle)
+    built = _Case(w, d, wall, handle, open_top)
     if foot and legs:
         at = [(sx * (w / 2 - 0.04), sy * (d / 2 - 0.05)) for sx in (-1, 1) for sy in (-1, 1)]
         built.fixed += [bar((x, y, 0), (x, y, foot), 0.015, SECOND) for x, y in at]
@@ -187,8 +193,10 @@ def _handle(rng: np.random.Generator, held_out: bool) -> str:
 
 
 def cabinet(rng: np.random.Generator, held_out: bool, form: str = "") -> Design:
-    """A cupboard: "" (any), "low" (under a television), "side" (waist-high), "base" (of a kitchen), "upper" (on its
-    wall), "night" (beside a bed).
+    """A cupboard.
+
+    form: "" (any), "low" (under a television), "side" (waist-high), "tall", "base" (of a kitchen), "sink" (under one),
+    "upper" (on its wall), "night" (beside a bed).
     """
     form = form or ("side", "side", "low", "tall")[rng.integers(4)]
     u = rng.uniform
@@ -200,6 +208,19 @@ def cabinet(rng: np.random.Generator, held_out: bool, form: str = "") -> Design:
     elif form == "base":
         size, rows, legs = (0.6, 0.58, 0.86), (Row("doors", 3, 1 + int(u() < 0.5), 1), Row("drawers", 1, 1)), False
         rows = rows if u() < 0.6 else rows[:1]
+    elif form == "sink":
+        made = case(
+            "cabinet",
+            "built/base cabinet",
+            (0.6, 0.58, 0.86),
+            (Row("doors", 1, 2),),
+            handle,
+            0.08,
+            open_top=True,
+            top=False,
+        )
+        below = tuple(Surface(f.kind, f.center, f.size, 0.5) for f in made.surfaces)  # the basin hangs above
+        return Design("cabinet", made.asset, made.shapes, below, made.joints)
     elif form == "upper":
         size = (u(0.55, 0.9), 0.33, u(0.6, 0.75))
         return case("cabinet", "built/upper cabinet", size, (Row("doors", 1, 2, 1),), handle, foot=0.0, top=False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from psg4d_ros.data.simulation import household, joinery
+from psg4d_ros.data.simulation import electronics, household, joinery
 from psg4d_ros.data.simulation.assets import Design
-from psg4d_ros.data.simulation.shapes import METAL, SECOND, Piece, box, shape
-from psg4d_ros.data.simulation.site import Host, Site, footprint, pose
-from psg4d_ros.data.simulation.world import Surface
+from psg4d_ros.data.simulation.kitchen import kitchen_row
+from psg4d_ros.data.simulation.shapes import SECOND, box, shape
+from psg4d_ros.data.simulation.site import Site, footprint, pose
 
 SEATED_FRONT_M = 0.6  # free depth before furniture that one opens or sits down on
 
@@ -30,33 +30,27 @@ def furnish(site: Site, room: int) -> None:
     _on_walls(site, room)
 
 
-def _facing(site: Site, index: int, design: Design, room: int, gap: float, shift: float = 0.0) -> int | None:
+def _facing(site: Site, index: int, design: Design | None, room: int, gap: float, shift: float = 0.0) -> int | None:
     """Stands a thing before the front of another one, square to it."""
     T = site.poses[index]
     yaw = float(np.arctan2(T[1, 0], T[0, 0]))
     front = site.designs[index]
-    assert front is not None
+    if design is None or front is None:
+        return None
     distance = -front.low[1] + gap + design.high[1]
     x, y = (T[:3, :3] @ (shift, -distance, 0.0) + T[:3, 3])[:2].tolist()
     return site.stand(design, room, x, y, yaw)
 
 
-def _beside(site: Site, index: int, design: Design, room: int, side: int, gap: float = 0.04) -> int | None:
+def _beside(site: Site, index: int, design: Design | None, room: int, side: int, gap: float = 0.04) -> int | None:
     """Stands a thing at the left (-1) or right (1) of another one, their backs in line."""
     T, other = site.poses[index], site.designs[index]
-    assert other is not None
+    if design is None or other is None:
+        return None
     yaw = float(np.arctan2(T[1, 0], T[0, 0]))
     dx = other.high[0] + gap - design.low[0] if side > 0 else other.low[0] - gap - design.high[0]
     x, y = (T[:3, :3] @ (dx, other.high[1] - design.high[1], 0.0) + T[:3, 3])[:2].tolist()
     return site.stand(design, room, x, y, yaw)
-
-
-def _stored(site: Site, index: int | None, top: str, inside: str) -> None:
-    """Offers a cupboard's top and its insides."""
-    if index is not None:
-        site.host(index, top, ("top",))
-        site.host(index, inside, ("inside",))
-        site.host(index, "shelf", ("shelf",))
 
 
 def _carpet(site: Site, room: int, x: float, y: float, yaw: float, w: float, d: float) -> None:
@@ -76,7 +70,8 @@ def _seats_at(
     design = site.pick(label, high=1.1, longest=0.72)
     if design is None or not design.surfaces:
         return []
-    T, out = site.poses[table], []
+    T = site.poses[table]
+    out: list[int] = []
     turn = float(np.arctan2(T[1, 0], T[0, 0]))
     for x, y, yaw in places:
         out_m = float(site.rng.choice([0.02, 0.06, 0.12, 0.3], p=[0.3, 0.3, 0.25, 0.15]))
@@ -143,7 +138,7 @@ def _living_room(site: Site, room: int) -> None:
     sofa = None
     for _ in range(3):
         design = site.pick("sofa")
-        sofa = design and site.against_wall(design, room, 0.9, gap=float(rng.choice([0.045, 0.12])))
+        sofa = site.against_wall(design, room, 0.9, gap=float(rng.choice([0.045, 0.12])))
         if sofa is not None:
             break
     if sofa is not None:
@@ -156,7 +151,7 @@ def _living_room(site: Site, room: int) -> None:
         _television(site, room, side=(round(-yaw / (np.pi / 2)) + 2) % 4)
         table = site.pick("table", high=0.62, longest=1.5)
         box_clear = site.space.clears.pop() if site.space.clears else None  # the sofa's own front
-        placed = table and _facing(site, sofa, table, room, float(rng.uniform(0.4, 0.5)))
+        placed = _facing(site, sofa, table, room, float(rng.uniform(0.4, 0.5)))
         if box_clear is not None and placed is None:
             site.space.clears.append(box_clear)
         if placed is not None:
@@ -172,10 +167,10 @@ def _living_room(site: Site, room: int) -> None:
     else:
         _television(site, room)
     if site.optional(0.6):
-        _stored(site, site.against_wall(joinery.shelf(rng, site.held_out), room, SEATED_FRONT_M), "shelf", "cabinet")
+        site.store(site.against_wall(joinery.shelf(rng, site.held_out), room, SEATED_FRONT_M), "shelf", "cabinet")
     if site.optional(0.55):
-        _stored(
-            site, site.against_wall(joinery.cabinet(rng, site.held_out, "side"), room, SEATED_FRONT_M), "low", "cabinet"
+        site.store(
+            site.against_wall(joinery.cabinet(rng, site.held_out, "side"), room, SEATED_FRONT_M), "low", "cabinet"
         )
     area = site.plan.rooms[room]
     if site.optional(0.4):
@@ -194,10 +189,10 @@ def _television(site: Site, room: int, side: int | None = None) -> None:
     stand = site.against_wall(joinery.cabinet(rng, site.held_out, "low"), room, SEATED_FRONT_M, sides=sides)
     if stand is None:
         return
-    _stored(site, stand, "low", "cabinet")
+    site.store(stand, "low", "cabinet")
     host = next(h for h in site.hosts if h.index == stand and h.place == "low")
     if site.chance(0.3):
-        site.hang(household.wall_television(rng, site.held_out), room, float(rng.uniform(1.0, 1.2)), above=stand)
+        site.hang(electronics.wall_television(rng, site.held_out), room, float(rng.uniform(1.0, 1.2)), above=stand)
         return
     design = site.pick("television", longest=1.3)
     if design is not None and "wall" not in design.asset:
@@ -206,206 +201,26 @@ def _television(site: Site, room: int, side: int | None = None) -> None:
 
 def _kitchen(site: Site, room: int) -> None:
     rng = site.rng
-    _kitchen_row(site, room)
+    kitchen_row(site, room)
     area = site.plan.rooms[room]
     _table_with_chairs(site, room, (area.x0 + 0.9, area.y0 + 0.9, area.x1 - 0.9, area.y1 - 0.9))
     if site.optional(0.7):
         design = site.pick("washing machine")
-        machine = design and site.against_wall(design, room, 0.5)
+        machine = site.against_wall(design, room, 0.5)
         if machine is not None:
             site.host(machine, "washer", ("top",))
     if site.optional(0.35):
-        _stored(
-            site,
+        site.store(
             site.against_wall(joinery.cabinet(rng, site.held_out, "tall"), room, SEATED_FRONT_M),
             "shelf",
             "cabinet",
         )
     for label, p in (("trash can", 0.7), ("stool", 0.45), ("cart", 0.25)):
         design = site.pick(label) if site.optional(p) else None
-        placed = design and site.against_wall(design, room)
+        placed = site.against_wall(design, room)
         if placed is not None and label == "cart":
             site.host(placed, "counter", ("top", "shelf"))
     _plant(site, room, 0.35)
-
-
-def _kitchen_row(site: Site, room: int) -> None:
-    """Units side by side along the wall with most room: their worktop is the counter."""
-    rng, area = site.rng, site.plan.rooms[room]
-    units = ["base", "sink", "dishwasher", "stove", "base"]
-    units = [units[k] for k in rng.permutation(5)][: int(rng.integers(3, 6))]
-    for needed in ("stove", "sink"):
-        if needed not in units:
-            units[int(rng.integers(len(units)))] = needed
-    if "sink" not in units:
-        units.append("sink")
-    tall = ["refrigerator"] if site.chance(0.9) else []
-    if site.chance(0.3) and site.allowed("washing machine"):
-        units.append("base")
-    while units:
-        width = 0.6 * len(units)
-        for side in rng.permutation(4).tolist():
-            length = (area.x1 - area.x0) if side in (0, 2) else (area.y1 - area.y0)
-            if length < width + 0.05:
-                continue
-            for share in (0.0, 1.0, float(rng.random())):
-                if _build_row(site, room, side, share, units, bool(tall)):
-                    return
-        units = units[:-1]
-
-
-def _build_row(site: Site, room: int, side: int, share: float, units: list[str], fridge: bool) -> bool:
-    rng, area = site.rng, site.plan.rooms[room]
-    width, depth, height = 0.6 * len(units), 0.6, 0.86
-    block = Design("counter", "", (shape("b", box((-width / 2, -depth / 2 - 0.02, 0), (width / 2, depth / 2, 0.9))),))
-    x, y, yaw = site.beside_wall(block, area, side, share, 0.0)
-    space = footprint(block, x, y, yaw)
-    clear_at = space.ahead(0.35)
-    clear = type(space)(clear_at[0], clear_at[1], width / 2, 0.35, yaw)
-    if not site.space.fits(space, area, clear) or not site.space.reachable((space,), (space.ahead(0.4),)):
-        return False
-    site.space.take(space, clear, (space.ahead(0.4),))
-    T = pose(x, y, 0.0, yaw)
-    held_out = site.held_out
-    sink_at: float | None = None
-    spans: list[tuple[float, float]] = []
-    handles = rng.integers(2**32)
-    for k, unit in enumerate(units):
-        at = -width / 2 + 0.3 + 0.6 * k
-        if unit == "stove":
-            design = joinery.stove(rng, held_out)
-        elif unit == "dishwasher" and site.allowed("dishwasher"):
-            design = joinery.dishwasher(rng, held_out)
-        else:
-            design = joinery.cabinet(np.random.default_rng(handles), held_out, "base")
-            # The worktop covers its top.
-            design = Design(
-                design.label,
-                design.asset,
-                design.shapes,
-                tuple(s for s in design.surfaces if s.kind != "top"),
-                design.joints,
-            )
-            if unit == "sink":
-                sink_at = at
-        back = depth / 2 - design.size[1] / 2 if unit != "stove" else 0.0
-        index = site.add(design, T @ pose(at, min(back, 0.01), 0.0, 0.0), (site.floor, room))
-        if unit == "stove":
-            site.host(index, "counter", ("top",))
-        else:
-            if unit == "dishwasher":
-                site.host(index, "cabinet", ("inside",))
-            else:
-                _stored(site, index, "counter", "cabinet")
-            if spans and abs(spans[-1][1] - (at - 0.3)) < 1e-6:
-                spans[-1] = (spans[-1][0], at + 0.3)
-            else:
-                spans.append((at - 0.3, at + 0.3))
-    counter = _counter(site, T, spans, depth, height, sink_at, room)
-    if sink_at is not None:
-        _sink(site, T, sink_at, counter, held_out)
-    if fridge and site.allowed("refrigerator"):
-        made = joinery.refrigerator(rng, held_out)
-        for end in (1, -1):
-            at = T @ pose(end * (width / 2 + made.size[0] / 2 + 0.03), depth / 2 - made.high[1], 0, 0)
-            index = site.stand(made, room, float(at[0, 3]), float(at[1, 3]), yaw, 0.6, reach=True)
-            if index is not None:
-                _stored(site, index, "shelf", "fridge")
-                break
-        else:
-            _stored(site, site.against_wall(made, room, 0.6), "shelf", "fridge")
-    _upper_cabinets(site, T, room, width, units)
-    if site.allowed("microwave") and site.chance(0.6):
-        design = joinery.microwave(rng, held_out) if site.chance(0.6) else site.pick("microwave")
-        for host in [h for h in site.hosts if h.index == counter]:
-            surface = site.entities[counter].surfaces[host.surface]
-            if design is not None and surface.size[0] > 0.6:
-                x = surface.size[0] / 2 - design.size[0] / 2 - 0.02
-                index = site.put(design, host, x if site.chance(0.5) else -x, 0.04, 0.0)
-                if index is not None:
-                    site.host(index, "shelf", ("inside",))
-                    break
-    return True
-
-
-def _counter(
-    site: Site,
-    T: np.ndarray,
-    spans: list[tuple[float, float]],
-    depth: float,
-    height: float,
-    sink: float | None,
-    room: int,
-) -> int:
-    """The worktop over all units but the stove, with a hole for the sink."""
-    pieces: list[Piece] = []
-    surfaces: list[Surface] = []
-    z0, z1 = height, height + 0.035
-    for a, b in spans:
-        holes = [(sink - 0.22, sink + 0.22)] if sink is not None and a <= sink <= b else []
-        y0, y1 = -depth / 2 - 0.02, depth / 2
-        if not holes:
-            pieces.append(box((a, y0, z0), (b, y1, z1)))
-            surfaces.append(Surface("top", ((a + b) / 2, 0.0, z1), (b - a, depth - 0.02), 0.5))
-            continue
-        ((c, d),) = holes
-        for low, high in ((a, c), (d, b)):
-            pieces.append(box((low, y0, z0), (high, y1, z1)))
-            if high - low > 0.15:
-                surfaces.append(Surface("top", ((low + high) / 2, 0.0, z1), (high - low, depth - 0.02), 0.5))
-        pieces += [box((c, y0, z0), (d, -0.2, z1)), box((c, 0.17, z0), (d, y1, z1))]
-    made = Design("counter", "built/counter", (shape("body", *pieces),), tuple(surfaces))
-    index = site.add(made, T, (site.floor, room))
-    below = [
-        e
-        for e in site.entities
-        if e.label in ("cabinet", "dishwasher") and e.asset in ("built/base cabinet", "built/dishwasher")
-    ]
-    if below:
-        site.supports[index + 1] = (below[-1].entity_id, -1)
-    site.host(index, "counter", ("top",))
-    return index
-
-
-def _sink(site: Site, T: np.ndarray, at: float, counter: int, held_out: bool) -> None:
-    """A basin hung into the worktop, and its tap behind it."""
-    x, y0, y1, top, low = 0.22, -0.2, 0.17, 0.898, 0.74
-    t = 0.006
-    pieces = [
-        box((-x, y0, low), (x, y1, low + t)),
-        box((-x, y0, low), (-x + t, y1, top)),
-        box((x - t, y0, low), (x, y1, top)),
-        box((-x, y0, low), (x, y0 + t, top)),
-        box((-x, y1 - t, low), (x, y1, top)),
-        box((-0.025, -0.04, low + t), (0.025, 0.01, low + t + 0.002), METAL),
-    ]
-    basin = [(v - np.array([0, 0, low]), f, c) for v, f, c in pieces]
-    inside = Surface("inside", (0.0, (y0 + y1) / 2, t), (2 * x - 0.03, y1 - y0 - 0.03), 0.4)
-    made = Design("sink", "built/sink", (shape("body", *basin),), (inside,))
-    index = site.add(made, T @ pose(at, 0.0, low, 0.0), (counter, -1))
-    site.hosts.append(Host(index, 0, "counter"))
-    if site.allowed("faucet"):
-        tap = household.faucet(site.rng, held_out)
-        site.add(tap, T @ pose(at, 0.235, 0.895, 0.0), (counter, -1))
-
-
-def _upper_cabinets(site: Site, T: np.ndarray, room: int, width: float, units: list[str]) -> None:
-    """Cupboards on the wall above the row."""
-    if site.chance(0.3):
-        return
-    yaw = float(np.arctan2(T[1, 0], T[0, 0]))
-    first: int | None = None
-    made = joinery.cabinet(site.rng, site.held_out, "upper")
-    z, at = 1.45, -width / 2 + made.size[0] / 2
-    while at + made.size[0] / 2 <= width / 2 + 1e-6:
-        x, y = (T @ (at, 0.3 - made.high[1] - 0.002, 0, 1))[:2].tolist()
-        spot = footprint(made, x, y, yaw, z)
-        if site.space.fits(spot, site.plan.rooms[room]) and site.chance(0.8):
-            site.space.take(spot)
-            index = site.add(made, pose(x, y, z, yaw), (site.wall, -1), like=first)
-            first = index if first is None else first
-            site.host(index, "cabinet", ("inside",))
-        at += made.size[0] + 0.002
 
 
 def _bedroom(site: Site, room: int) -> None:
@@ -413,7 +228,7 @@ def _bedroom(site: Site, room: int) -> None:
     bed = None
     for _ in range(4):
         design = site.pick("bed")
-        bed = design and site.against_wall(design, room, 0.5, gap=0.045)
+        bed = site.against_wall(design, room, 0.5, gap=0.045)
         if bed is not None:
             break
     if bed is not None:
@@ -429,21 +244,21 @@ def _bedroom(site: Site, room: int) -> None:
             if site.optional(0.75):
                 made = (joinery.drawer if site.optional(0.5) else joinery.cabinet)(rng, site.held_out, "night")
                 stand = _beside(site, bed, made, room, side)
-                _stored(site, stand, "nightstand", "drawer")
+                site.store(stand, "nightstand", "drawer")
                 lamp = site.pick("lamp", low=0.2, high=0.6) if stand is not None and site.chance(0.7) else None
                 if lamp is not None:
                     site.put(lamp, next(h for h in site.hosts if h.index == stand), 0.0, 0.05, 0.0)
-    _stored(site, site.against_wall(joinery.wardrobe(rng, site.held_out), room, 0.7), "shelf", "cabinet")
+    site.store(site.against_wall(joinery.wardrobe(rng, site.held_out), room, 0.7), "shelf", "cabinet")
     if site.optional(0.65):
         chest = site.against_wall(joinery.drawer(rng, site.held_out), room, SEATED_FRONT_M)
-        _stored(site, chest, "low", "drawer")
+        site.store(chest, "low", "drawer")
         if chest is not None and site.allowed("mirror") and site.chance(0.6):
             site.hang(household.mirror(rng, site.held_out), room, 1.15, above=chest)
     if site.optional(0.45):
         _desk(site, room)
     for label, p in (("chair", 0.5), ("bench", 0.4), ("basket", 0.3)):
         design = site.pick(label, high=1.1) if site.optional(p) else None
-        placed = design and site.against_wall(design, room, 0.4 if label != "basket" else 0.0)
+        placed = site.against_wall(design, room, 0.4 if label != "basket" else 0.0)
         if placed is not None and label == "basket":
             site.host(placed, "cabinet", ("inside",))
     _plant(site, room, 0.4)
@@ -456,7 +271,7 @@ def _desk(site: Site, room: int) -> int | None:
     """A desk with a chair, and what one works with."""
     rng = site.rng
     design = site.pick("desk", high=0.8)
-    desk = design and site.against_wall(design, room, 0.0, gap=0.045)
+    desk = site.against_wall(design, room, 0.0, gap=0.045)
     if desk is None or design is None:
         return None
     w, d, _ = design.size
@@ -474,10 +289,9 @@ def _desk(site: Site, room: int) -> int | None:
             site.put(keyboard, host, 0.0, -depth + 0.14, float(rng.normal(0, 0.05)))
         if mouse is not None:
             site.put(mouse, host, 0.3, -depth + 0.14, float(rng.normal(0, 0.1)))
-        tower = site.pick("computer", high=0.5)
-        if tower is not None and site.chance(0.7):
-            if site.put(tower, host, -surface.size[0] / 2 + 0.14, depth - 0.25, 0.0) is None:
-                _beside(site, desk, tower, room, int(rng.choice([-1, 1])))
+        tower = site.pick("computer", high=0.5) if site.chance(0.7) else None
+        if tower is not None and site.put(tower, host, -surface.size[0] / 2 + 0.14, depth - 0.25, 0.0) is None:
+            _beside(site, desk, tower, room, int(rng.choice([-1, 1])))
     elif site.chance(0.7):
         laptop = site.pick("laptop")
         if laptop is not None:
@@ -492,19 +306,19 @@ def _office(site: Site, room: int) -> None:
     if site.optional(0.85):
         made = joinery.shelf(rng, site.held_out) if site.optional(0.6) else site.pick("shelf")
         if made is not None:
-            _stored(site, site.against_wall(made, room, SEATED_FRONT_M), "shelf", "cabinet")
+            site.store(site.against_wall(made, room, SEATED_FRONT_M), "shelf", "cabinet")
     if site.optional(0.6):
-        _stored(site, site.against_wall(joinery.cabinet(rng, site.held_out), room, SEATED_FRONT_M), "low", "cabinet")
+        site.store(site.against_wall(joinery.cabinet(rng, site.held_out), room, SEATED_FRONT_M), "low", "cabinet")
     if site.optional(0.5):
-        _stored(
-            site, site.against_wall(joinery.drawer(rng, site.held_out, "office"), room, SEATED_FRONT_M), "low", "drawer"
+        site.store(
+            site.against_wall(joinery.drawer(rng, site.held_out, "office"), room, SEATED_FRONT_M), "low", "drawer"
         )
     area = site.plan.rooms[room]
     if site.optional(0.4):
         _table_with_chairs(site, room, (area.x0 + 1, area.y0 + 1, area.x1 - 1, area.y1 - 1))
     for label, p in (("trash can", 0.8), ("stool", 0.15), ("sofa", 0.15)):
         design = site.pick(label) if site.optional(p) else None
-        placed = design and site.against_wall(design, room, 0.5 if label == "sofa" else 0.0)
+        placed = site.against_wall(design, room, 0.5 if label == "sofa" else 0.0)
         if placed is not None and label == "sofa":
             site.host(placed, "sofa", ("seat",))
     _plant(site, room, 0.6)
@@ -514,13 +328,13 @@ def _corridor(site: Site, room: int) -> None:
     rng = site.rng
     if site.optional(0.6):
         form = "night" if site.optional(0.5) else "side"
-        _stored(site, site.against_wall(joinery.cabinet(rng, site.held_out, form), room, 0.4), "low", "cabinet")
+        site.store(site.against_wall(joinery.cabinet(rng, site.held_out, form), room, 0.4), "low", "cabinet")
     for label, p in (("bench", 0.8), ("chair", 0.3), ("stool", 0.3)):
         design = site.pick(label, longest=1.3, high=1.1) if site.optional(p) else None
         if design is not None:
             site.against_wall(design, room, 0.4)
     if site.optional(0.3):
-        _stored(site, site.against_wall(joinery.wardrobe(rng, site.held_out), room, 0.6), "shelf", "cabinet")
+        site.store(site.against_wall(joinery.wardrobe(rng, site.held_out), room, 0.6), "shelf", "cabinet")
     area = site.plan.rooms[room]
     if site.optional(0.6):
         long_x = area.x1 - area.x0 > area.y1 - area.y0
@@ -557,8 +371,10 @@ def _unusual(site: Site, room: int) -> None:
                 site.host(placed, "counter", ("top", "shelf"))
 
 
-def anywhere(site: Site, room: int, design: Design, tries: int = 8) -> int | None:
+def anywhere(site: Site, room: int, design: Design | None, tries: int = 8) -> int | None:
     """Stands a thing on free floor, often near a wall."""
+    if design is None:
+        return None
     area = site.plan.rooms[room]
     for _ in range(tries):
         if site.chance(0.5):

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from psg4d_ros.data.simulation.assets import Design
-from psg4d_ros.data.simulation.shapes import Shape, box, shape
+from psg4d_ros.data.simulation.shapes import Piece, Shape, box, shape
 from psg4d_ros.data.simulation.world import Doorway, Room, RoomKind, Surface
 
 WALL_M = 0.12
@@ -69,7 +69,7 @@ def make_plan(rng: np.random.Generator, rooms: int) -> FloorPlan:
     cells = [(c[0] - middle[0], c[1] - middle[1], c[2] - middle[0], c[3] - middle[1]) for c in cells]
     height = float(rng.uniform(2.45, 2.9))
     segments = _segments(cells)
-    openings = _doors(rng, segments, kinds) + _windows(rng, segments, kinds)
+    openings = _apart([*_doors(rng, segments, kinds), *_windows(rng, segments, kinds)])
     half = WALL_M / 2
     plan_rooms = tuple(
         Room(kind, x0 + half, y0 + half, x1 - half, y1 - half)
@@ -219,42 +219,40 @@ def _windows(rng: np.random.Generator, segments: Sequence[_Segment], kinds: Sequ
     return out
 
 
-def _walls(segments: Sequence[_Segment], openings: list[Opening], height: float) -> Design:
-    """One part per stretch of wall, with its holes. Takes windows that would cut a door out of ``openings``."""
+def _apart(openings: Sequence[Opening]) -> list[Opening]:
+    """Without those that come too close to an earlier one in the same wall."""
+    kept: list[Opening] = []
+    for o in openings:
+        same = [k for k in kept if k.axis == o.axis and abs(k.center[1 - o.axis] - o.center[1 - o.axis]) < 1e-6]
+        if all(abs(k.center[o.axis] - o.center[o.axis]) > (k.width + o.width) / 2 + 0.2 for k in same):
+            kept.append(o)
+    return kept
+
+
+def _walls(segments: Sequence[_Segment], openings: Sequence[Opening], height: float) -> Design:
+    """One part per stretch of wall, with its holes."""
     shapes: list[Shape] = []
-    half = WALL_M / 2
     for n, s in enumerate(segments):
-        across = 1 - s.axis
-        holes: list[tuple[float, float, Opening]] = []
-        for o in [o for o in openings if o.axis == s.axis and abs(o.center[across] - s.at) < 1e-6]:
-            a, b = o.center[s.axis] - o.width / 2, o.center[s.axis] + o.width / 2
-            if not s.low <= o.center[s.axis] <= s.high:
-                continue
-            if any(a < d + 0.25 and b > c - 0.25 for c, d, _ in holes):
-                openings.remove(o)
-                continue
-            holes.append((a, b, o))
-        holes.sort(key=lambda hole: hole[0])
-        extend = half if min(s.sides) < 0 else 0.0
+        here = [o for o in openings if o.axis == s.axis and abs(o.center[1 - s.axis] - s.at) < 1e-6]
+        holes = sorted((o for o in here if s.low < o.center[s.axis] < s.high), key=lambda o: o.center[s.axis])
+        extend = WALL_M / 2 if min(s.sides) < 0 else 0.0
         edge, pieces = s.low - extend, []
-
-        def block(
-            a: float, b: float, z0: float, z1: float, s: _Segment = s
-        ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            low, high = [0.0, 0.0, z0], [0.0, 0.0, z1]
-            low[s.axis], high[s.axis] = a, b
-            low[1 - s.axis], high[1 - s.axis] = s.at - half, s.at + half
-            return box(low, high)
-
-        for a, b, o in holes:
-            pieces.append(block(edge, a, 0.0, height))
-            pieces.append(block(a, b, o.high, height))
+        for o in holes:
+            a, b = o.center[s.axis] - o.width / 2, o.center[s.axis] + o.width / 2
+            pieces += [_block(s, edge, a, 0.0, height), _block(s, a, b, o.high, height)]
             if o.low > 0:
-                pieces.append(block(a, b, 0.0, o.low))
+                pieces.append(_block(s, a, b, 0.0, o.low))
             edge = b
-        pieces.append(block(edge, s.high + extend, 0.0, height))
+        pieces.append(_block(s, edge, s.high + extend, 0.0, height))
         shapes.append(shape(f"wall {n}", *pieces))
     return Design("wall", "", tuple(shapes))
+
+
+def _block(s: _Segment, a: float, b: float, z0: float, z1: float) -> Piece:
+    low, high = [0.0, 0.0, z0], [0.0, 0.0, z1]
+    low[s.axis], high[s.axis] = a, b
+    low[1 - s.axis], high[1 - s.axis] = s.at - WALL_M / 2, s.at + WALL_M / 2
+    return box(low, high)
 
 
 def _floor(rooms: Sequence[Room], cells: Sequence[Cell], height: float) -> Design:

@@ -18,6 +18,8 @@ from psg4d_ros.structures import Float64
 # What is put down square to its table.
 _UPRIGHT = {"laptop", "monitor", "television", "picture", "clock", "speaker", "computer", "book", "pillow", "keyboard"}
 
+_SOFT = {"pillow", "blanket", "towel", "bag", "backpack"}
+
 
 def pose(x: float, y: float, z: float, yaw: float) -> Float64:
     """float64[4, 4]: turned by yaw about z, then moved."""
@@ -99,7 +101,7 @@ class Site:
         return design if low <= design.size[2] <= high * 1.06 and max(design.size[:2]) <= longest * 1.06 else None
 
     def add(self, design: Design, T: Float64, support: tuple[int, int] | None, like: int | None = None) -> int:
-        """Puts a thing into the world. support: (index, surface) of what carries it. like: has the paint of that one."""
+        """Puts a thing into the world. support: (index, surface) of its carrier. like: it has the paint of that one."""
         index = len(self.entities)
         if like is None:
             made = entity(design, index + 1, self.rng)
@@ -142,14 +144,19 @@ class Site:
 
     def against_wall(
         self,
-        design: Design,
+        design: Design | None,
         room: int,
         front_m: float = 0.0,
         gap: float = 0.045,
         sides: tuple[int, ...] = (),
         tries: int = 14,
     ) -> int | None:
-        """Stands a thing with its back to a wall. sides: 0 north, 1 east, 2 south, 3 west; any when empty."""
+        """Stands a thing with its back to a wall. sides: 0 north, 1 east, 2 south, 3 west; any when empty.
+
+        None, also for no design: nothing was placed.
+        """
+        if design is None:
+            return None
         area = self.plan.rooms[room]
         for _ in range(tries):
             side = int(self.rng.choice(sides)) if sides else int(self.rng.integers(4))
@@ -200,6 +207,13 @@ class Site:
             if surface.kind in kinds:
                 self.hosts.append(Host(index, i, place))
 
+    def store(self, index: int | None, top: str, inside: str) -> None:
+        """Offers a cupboard's top, its insides and its open shelves to small things; None: it found no room."""
+        if index is not None:
+            self.host(index, top, ("top",))
+            self.host(index, inside, ("inside",))
+            self.host(index, "shelf", ("shelf",))
+
     def put(self, design: Design, host: Host, x: float, y: float, yaw: float, like: int | None = None) -> int | None:
         """Puts a thing on a surface, at x, y from the surface's middle in the frame of what carries it."""
         surface: Surface = self.entities[host.index].surfaces[host.surface]
@@ -212,7 +226,7 @@ class Site:
             return None
         sx, sy, sz = surface.center
         T_host = self.poses[host.index]
-        z = self._rest_height(host, box) if surface.kind in ("seat", "lying") else sz
+        z = self._rest_height(host, box, design.label) if surface.kind in ("seat", "lying") else sz
         T = T_host @ pose(sx + x, sy + y, z, yaw)
         if surface.kind == "top" and not self._free_above(design, T, host):
             return None
@@ -225,13 +239,13 @@ class Site:
         box = footprint(design, T[0, 3], T[1, 3], yaw, T[2, 3] + 0.001)
         return not any(overlap(box, other) for other in self.space.solids if other.high > box.low + 0.02)
 
-    def _rest_height(self, host: Host, box: Footprint) -> float:
-        """Where something soft comes to rest on an uneven cushion: nearly on its highest point."""
+    def _rest_height(self, host: Host, box: Footprint, label: str) -> float:
+        """Where something comes to rest on an uneven cushion: on its highest point, soft things nearly so."""
         design = self.designs[host.index]
         assert design is not None
         surface = self.entities[host.index].surfaces[host.surface]
         local = replace(box, x=box.x + surface.center[0], y=box.y + surface.center[1])
-        u = np.linspace(-0.85, 0.85, 6)
+        u = np.linspace(-0.98, 0.98, 9)
         points = np.array([(a, b) for a in u for b in u]) * (box.half_x, box.half_y)
         points = points @ local.axes + (local.x, local.y)
         corners = np.concatenate([s.vertices[s.faces] for s in design.shapes])
@@ -247,7 +261,8 @@ class Site:
         w2 = ((c[:, 1] - a[:, 1]) * dx + (a[:, 0] - c[:, 0]) * dy) / det
         w3 = 1 - w1 - w2
         z = np.where((w1 >= 0) & (w2 >= 0) & (w3 >= 0), w1 * a[:, 2] + w2 * b[:, 2] + w3 * c[:, 2], -1.0).max(axis=1)
-        return float(max(np.quantile(z, 0.8), surface.center[2] - 0.05))
+        share = 0.8 if label in _SOFT else 1.0
+        return float(max(np.quantile(z, share), surface.center[2] - 0.05))
 
     def scatter(self, label: str, host: Host, tries: int = 8) -> int | None:
         """Puts a thing of a label somewhere on a surface, where one fits."""
