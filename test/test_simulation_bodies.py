@@ -29,7 +29,7 @@ from psg4d_ros.data.simulation.gestures import (
     waving,
 )
 from psg4d_ros.data.simulation.kinematics import look_at, palm_gap, reach
-from psg4d_ros.data.simulation.limbs import arm_m, feet, place_hand
+from psg4d_ros.data.simulation.limbs import arm_m, blend_on_feet, feet, place_hand
 from psg4d_ros.data.simulation.poses import bending, crouching, lying, resting, sitting, standing, transition
 from psg4d_ros.errors import DatasetError
 
@@ -302,6 +302,25 @@ def test_a_cycle_of_walking_closes_and_runs_leave_the_floor(body: Body) -> None:
     assert (left[0] - left[1]) * (right[0] - right[1]) < 0, "legs swing against each other"
     fast = [soles(body, walking(body, f, 3.0))[:, 2].min() for f in np.linspace(0, 1, 41)]
     assert max(fast) > 4 * CM
+
+
+def test_people_start_from_standing_and_break_into_a_run_without_a_jump(body: Body) -> None:
+    np.testing.assert_allclose(skin(body, walking(body, 0.3, 0.0)), skin(body, standing(body)), atol=1 * CM)
+    phase, poses = 0.0, []
+    for speed in np.arange(0.0, 2.8, 0.02):  # 1 m/s per second, a hundred poses a second
+        phase += speed * 0.02 / stride_m(body, speed)
+        poses.append(skin(body, walking(body, phase, float(speed))))
+        assert poses[-1][:, 2].min() > -1 * CM
+    assert np.abs(np.diff(poses, axis=0)).max() < 13 * CM
+
+
+def test_reaching_gradually_keeps_the_feet_where_they_stand(body: Body) -> None:
+    start = standing(body)
+    crouched = reach(body, start, "right", np.array([-0.1, -0.4, 0.05]))
+    for w in (0.25, 0.5, 0.75):
+        half_way = blend_on_feet(body, start, crouched, w)
+        np.testing.assert_allclose(soles(body, half_way), soles(body, start), atol=1 * CM)
+    assert soles(body, blend(start, crouched, 0.5))[:, 2].min() < -5 * CM, "what happens without"
 
 
 def test_strides_grow_with_speed_and_with_the_length_of_the_legs() -> None:

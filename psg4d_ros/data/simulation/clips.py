@@ -16,6 +16,7 @@ import numpy as np
 from psg4d_ros.data.simulation import quaternions
 from psg4d_ros.data.simulation.bodies import JOINTS, Body, Pose, blend
 from psg4d_ros.data.simulation.limbs import feet, knee_sides, plant_feet
+from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.errors import DatasetError
 from psg4d_ros.structures import Float64
 
@@ -32,7 +33,9 @@ _RECORDED = (
 _STANDING_MPS = 0.35  # an ankle slower than this near the floor belongs to a foot that stands
 _STANDING_M = 0.05  # and no higher than this above where it is in standing
 _CLEARANCE = 0.022  # of the height of the hips
-_RUN_FROM = 1.75  # times the natural speed of the walk
+_SLOW = 0.3  # times the natural speed: below it strides only get shorter
+_RUN_BETWEEN = (1.5, 2.0)  # times the natural speed of walking: from walking to running
+_RUN_LATER = 0.155  # of a cycle: the right foot is under the body so much earlier in the recorded run
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +101,6 @@ class _Gait:
     mean_ankles: Float64
 
 
-def _gait(body: Body, speed: float) -> _Gait:
-    walk = _cycle("walk", body)
-    return walk if abs(speed) < _RUN_FROM * walk.speed_mps else _cycle("run", body)
-
-
-def _share(gait: _Gait, speed: float) -> float:
-    """How long a stride is relative to the recorded one: people change its length and its frequency alike."""
-    return min(math.sqrt(abs(speed) / gait.speed_mps), 1.25) + 1e-3
-
-
 @lru_cache(maxsize=64)
 def _cycle(name: str, body: Body) -> _Gait:
     source = clip(name)
@@ -119,7 +112,8 @@ def _cycle(name: str, body: Body) -> _Gait:
     ankles = np.stack([a for a, _ in placed])
     turned = quaternions.from_matrices(np.stack([t for _, t in placed]))
     middle = 0.5 * (ankles[..., 1].max() + ankles[..., 1].min())
-    shift = np.array([0.0, -middle, 0.0])  # the feet swing about the origin
+    rest = body.rest_joints[[7, 13]]
+    shift = np.array([0.0, float(rest[0, 1]) - middle, 0.0])  # the feet swing about where they are in standing
     # Feet that swing clear the floor by a little more than they did, since there are no toes that bend.
     forward = -np.gradient(np.concatenate([ankles[-2:-1], ankles, ankles[1:2]])[..., 1], 1 / RATE_HZ, axis=0)[1:-1]
     swings = np.clip((forward + stride / source.duration_s - _STANDING_MPS) / 0.8, 0.0, 1.0)
@@ -128,7 +122,7 @@ def _cycle(name: str, body: Body) -> _Gait:
     joints = quaternions.normalize(_aligned(np.stack([p.joints for p in poses])).mean(axis=0))
     root = quaternions.normalize(_aligned(np.stack([p.root_rotation for p in poses])).mean(axis=0))
     position = np.mean([p.root_position for p in poses], axis=0)
-    mean_ankles = np.stack([ankles[..., 0].mean(axis=0), np.zeros(2), body.rest_joints[[7, 13], 2]], axis=1)
+    mean_ankles = np.stack([ankles[..., 0].mean(axis=0), rest[:, 1], rest[:, 2]], axis=1)
     leg = body.leg_m / _LEG_M
     speed = stride / source.duration_s / math.sqrt(leg)
     return _Gait(stride, speed, poses, ankles + shift, turned, Pose(position, root, joints), mean_ankles)
@@ -251,17 +245,49 @@ def _faded(shift: Float64, fixed: np.ndarray[tuple[int], np.dtype[np.bool_]]) ->
 
 def stride_m(body: Body, speed: float) -> float:
     """Metres covered by one cycle (two steps) of ``walking`` at ``speed`` (m/s): phase += speed * dt / stride_m."""
-    gait = _gait(body, speed)
-    return gait.stride_m * _share(gait, speed)
+    run = _running(body, speed)
+    lengths = [gait.stride_m * _share(gait, speed) for gait in (_cycle("walk", body), _cycle("run", body))]
+    return (1 - run) * lengths[0] + run * lengths[1]
 
 
 def walking(body: Body, phase: float, speed: float) -> Pose:
     """Walking, or running where ``speed`` (m/s) asks for it, on the spot: the entity moves along -y by ``stride_m``
     per unit of ``phase`` and the feet that stand do not slip. Backwards: let the phase go down.
 
-    Slower is done with shorter steps as much as with fewer; nearly 0 m/s is standing.
+    Slower is done with shorter steps as much as with fewer; 0 m/s is standing.
     """
-    gait = _gait(body, speed)
+    run = _running(body, speed)
+    if run == 0.0:
+        pose, ankles, turned = _moment(body, _cycle("walk", body), phase, speed)
+    elif run == 1.0:
+        pose, ankles, turned = _moment(body, _cycle("run", body), phase - _RUN_LATER, speed)
+    else:
+        slow, slow_ankles, slow_turned = _moment(body, _cycle("walk", body), phase, speed)
+        fast, fast_ankles, fast_turned = _moment(body, _cycle("run", body), phase - _RUN_LATER, speed)
+        pose, ankles = blend(slow, fast, run), (1 - run) * slow_ankles + run * fast_ankles
+        turned = quaternions.slerp(slow_turned, fast_turned, run)
+    return plant_feet(body, pose, ankles, quaternions.matrices(turned))
+
+
+def _running(body: Body, speed: float) -> float:
+    """0: walking, 1: running."""
+    first, last = _RUN_BETWEEN
+    return min(max((abs(speed) / _cycle("walk", body).speed_mps - first) / (last - first), 0.0), 1.0)
+
+
+def _share(gait: _Gait, speed: float) -> float:
+    """How long a stride is relative to the recorded one: people change its length and its frequency alike.
+
+    Very slowly they only take shorter steps.
+    """
+    relative = abs(speed) / gait.speed_mps
+    if relative < _SLOW:
+        return math.sqrt(_SLOW) * relative / _SLOW + 1e-3
+    return min(math.sqrt(relative), 1.25) + 1e-3
+
+
+def _moment(body: Body, gait: _Gait, phase: float, speed: float) -> tuple[Pose, Float64, Float64]:
+    """The pose without its legs, the ankles float64[2, 3] and the rotations of the feet float64[2, 4]."""
     k = _share(gait, speed)
     at = (phase % 1.0) * (len(gait.poses) - 1)
     i = min(int(at), len(gait.poses) - 2)
@@ -269,14 +295,16 @@ def walking(body: Body, phase: float, speed: float) -> Pose:
     pose = blend(gait.poses[i], gait.poses[i + 1], w)
     ankles = (1 - w) * gait.ankles[i] + w * gait.ankles[i + 1]
     turned = quaternions.slerp(gait.turned[i], gait.turned[i + 1], w)
-    # The pelvis and the arms swing less and the feet travel less; legs follow the feet, stretched in standing.
-    rest = gait.mean
-    upright = np.array([0.0, 0.0, max(0.0, 1.0 - k) * (0.985 * body.leg_m - rest.root_position[2])])
+    # What swings swings less, about a middle that comes nearer to standing.
+    mean, mean_ankles = gait.mean, gait.mean_ankles
+    still = max(0.0, 1.0 - k / math.sqrt(_SLOW))
+    if still > 0.0:
+        mean = blend(mean, standing(body), still)
+        mean_ankles = (1 - still) * mean_ankles + still * body.rest_joints[[7, 13]]
     pose = Pose(
-        rest.root_position + upright + (pose.root_position - rest.root_position) * k,
-        quaternions.slerp(rest.root_rotation, pose.root_rotation, k),
-        quaternions.slerp(rest.joints, pose.joints, k),
+        mean.root_position + (pose.root_position - gait.mean.root_position) * k,
+        quaternions.slerp(mean.root_rotation, pose.root_rotation, k),
+        quaternions.slerp(mean.joints, pose.joints, k),
     )
-    ankles = gait.mean_ankles + (ankles - gait.mean_ankles) * [1.0, k, min(1.0, math.sqrt(k))]
-    turned = quaternions.slerp(np.broadcast_to(quaternions.IDENTITY, (2, 4)), turned, k)
-    return plant_feet(body, pose, ankles, quaternions.matrices(turned))
+    ankles = mean_ankles + (ankles - gait.mean_ankles) * [1.0 - still, k, min(1.0, math.sqrt(k)) * (1 - still)]
+    return pose, ankles, quaternions.slerp(np.broadcast_to(quaternions.IDENTITY, (2, 4)), turned, k)
