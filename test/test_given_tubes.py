@@ -1,7 +1,6 @@
 """The model with given tubes: what is given reaches every part as it is, and the rest runs as it does without.
 
-The tiny checkpoint's real parts run, spied upon. Objects are blocks of points; their ids are neither consecutive nor in
-order of place, so that code which counts instead of using ids shows.
+The tiny checkpoint's real parts run, spied upon.
 """
 
 from __future__ import annotations
@@ -12,20 +11,28 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from given_scenes import (
+    CUP,
+    NOTHING,
+    PERSON,
+    PLACES,
+    SLOTS,
+    STEP,
+    TABLE,
+    frame_of,
+    scene,
+    slots_at,
+    unnamed,
+    window_of,
+)
 
 from psg4d_ros.checkpoint import load_checkpoint
-from psg4d_ros.config import InferenceConfig, PipelineConfig, WindowConfig
+from psg4d_ros.config import InferenceConfig
 from psg4d_ros.model.chain import DescribedObject
-from psg4d_ros.pipeline import ScenePipeline
 from psg4d_ros.runtime import predictor as predictor_module
 from psg4d_ros.runtime.given import GivenObject, GivenTubes
 from psg4d_ros.runtime.predictor import WindowPredictor
-from psg4d_ros.structures import AlignedFrame, GraphStatus, PointFrame, Window
-
-STEP = 250_000_000
-SLOTS = 8  # of the tiny checkpoint
-TABLE, PERSON, CUP = GivenObject(3, "table"), GivenObject(40, "person"), GivenObject(7, "cup")
-PLACES = {40: -2.0, 3: 2.0, 7: 0.0}  # x of each object's block
+from psg4d_ros.structures import GraphStatus, PointFrame, Window
 
 
 @pytest.fixture(autouse=True)
@@ -48,22 +55,6 @@ def make(tiny_checkpoint):
 
 
 @pytest.fixture
-def make_pipeline(tiny_checkpoint):
-    """Make a pipeline with windows of 4 frames in which every pair of objects is "blocking" at all times."""
-
-    def pipeline(**inference) -> ScenePipeline:
-        config = PipelineConfig(
-            window=WindowConfig(num_frames=4),
-            inference=InferenceConfig(**{"device": "cpu", "relation_threshold": 0.0, **inference}),
-        )
-        made = ScenePipeline.from_checkpoint(tiny_checkpoint, config)
-        made.set_vocabulary([], ["blocking"], replace=True)
-        return made
-
-    return pipeline
-
-
-@pytest.fixture
 def spy(monkeypatch):
     """Record the calls of a method: spy(owner, name) is a list that grows by one entry per call, with the arguments by
     name and the result. edit(result, arguments): what the caller gets instead."""
@@ -82,55 +73,6 @@ def spy(monkeypatch):
         return calls
 
     return record
-
-
-def frame_of(number: int, places: dict[int, float], points: int = 150) -> tuple[PointFrame, np.ndarray]:
-    """A metre-wide block of points per object, 30 points of clutter behind them, and whose each point is."""
-    rng = np.random.default_rng(number)
-    blocks = [rng.uniform((-4, 3, 0), (4, 4, 1), (30, 3))]
-    blocks += [rng.uniform((x - 0.4, -0.4, 0), (x + 0.4, 0.4, 0.8), (points, 3)) for x in places.values()]
-    owner = np.repeat([0, *places], [30] + [points] * len(places)).astype(np.int32)
-    shuffled = rng.permutation(len(owner))
-    xyz = np.concatenate(blocks).astype(np.float32)[shuffled]
-    index = np.arange(len(xyz), dtype=np.int64)
-    return PointFrame(xyz, None, None, index, (number + 1) * STEP, "sensor"), owner[shuffled]
-
-
-def window_of(*parts: tuple[PointFrame, np.ndarray], objects=(TABLE, PERSON, CUP)) -> tuple[Window, GivenTubes]:
-    pose, given = np.eye(4), GivenTubes(tuple(objects))
-    pose[:3, 3] = (0, -5, 1)
-    frames = []
-    for frame, owner in parts:
-        frames.append(AlignedFrame(frame, frame.points, pose, "tf", "odom", np.eye(4)))
-        given = given.with_frame(frame.stamp_ns, owner)
-    return Window(tuple(frames), epoch=0, origin=np.zeros(3)), given
-
-
-def scene(count: int = 3, places=PLACES, **options) -> tuple[Window, GivenTubes]:
-    return window_of(*(frame_of(n, places) for n in range(count)), **options)
-
-
-def unnamed(given: GivenTubes) -> GivenTubes:
-    """The same tubes for SGCls."""
-    return GivenTubes(tuple(GivenObject(o.object_id) for o in given.objects), given.point_object)
-
-
-def slots_at(places: dict[int, float], presence: dict[int, float] | None = None):
-    """The mask decoder's output edited so that slot k holds what lies within half a metre of x = places[k]."""
-
-    def edit(output, arguments):
-        x = arguments["tokens"].fine_positions[:, 0]  # relative to the middle of all voxels, which is about 0
-        masks = torch.full_like(output.mask_logits, -9.0)
-        scores = torch.full_like(output.presence_logits, -9.0)
-        for slot, place in places.items():
-            masks[slot] = torch.where((x - place).abs() < 0.7, 9.0, -9.0)
-            scores[slot] = (presence or {}).get(slot, 9.0)
-        return output._replace(mask_logits=masks, presence_logits=scores)
-
-    return edit
-
-
-NOTHING = slots_at({})
 
 
 # Labels
@@ -422,7 +364,7 @@ def test_a_window_that_lies_beyond_the_grid_says_so(make):
     assert given.ids_of(found).tolist() == [0]
 
 
-# Absent objects, ids and spans
+# Absent objects
 
 
 def test_an_object_out_of_sight_is_not_seen_then_and_not_there_if_never(make, spy):
@@ -439,87 +381,6 @@ def test_an_object_out_of_sight_is_not_seen_then_and_not_there_if_never(make, sp
     found = make().predict(late, given)
     assert [i.label for i in found.instances] == ["table", "person"]
     assert given.ids_of(found).tolist() == [0, 3, 40]
-
-
-def run(pipeline: ScenePipeline, steps, given: GivenTubes):
-    """The documented loop over a recording."""
-    graphs = []
-    for frame, owner in steps:
-        given = given.with_frame(frame.stamp_ns, owner)
-        graph = pipeline.update(frame, given)
-        graphs.append(graph)
-        given = given.since(graph.window_start_ns)
-        assert len(given.point_object) <= 4, "a long recording's frames do not pile up"
-    return graphs
-
-
-def test_track_ids_are_the_object_ids_and_every_point_carries_its_own(make_pipeline):
-    steps = [frame_of(n, PLACES) for n in range(6)]
-    graphs = run(make_pipeline(), steps, GivenTubes((TABLE, PERSON, CUP)))
-    for graph, (_, owner) in zip(graphs, steps, strict=True):
-        np.testing.assert_array_equal(graph.cloud.track_id, owner)
-        assert [(o.track_id, o.label) for o in graph.objects] == [(3, "table"), (7, "cup"), (40, "person")]
-        assert {r.subject_id for r in graph.relations} == {3, 7, 40}
-
-
-def test_spans_are_merged_over_windows(make_pipeline):
-    graphs = run(make_pipeline(), [frame_of(n, PLACES) for n in range(8)], GivenTubes((TABLE, PERSON, CUP)))
-    last = graphs[-1]
-    assert last.window_start_ns == 5 * STEP
-    spans = {(r.subject_id, r.object_id): (r.start_ns, r.ongoing) for r in last.relations}
-    assert spans == {(s, o): (STEP, True) for s in (3, 7, 40) for o in (3, 7, 40) if s != o}
-    assert len(last.relations) == 6, "one span each, though five windows saw it"
-
-
-def test_two_objects_that_change_places_keep_their_ids(make_pipeline):
-    """Association by masks or motion could not know."""
-    changed = {40: 2.0, 3: -2.0, 7: 0.0}
-    steps = [frame_of(n, PLACES if n < 3 else changed) for n in range(6)]
-    for graph, (_, owner) in zip(run(make_pipeline(), steps, GivenTubes((TABLE, PERSON, CUP))), steps, strict=True):
-        np.testing.assert_array_equal(graph.cloud.track_id, owner)
-        assert {o.track_id: o.label for o in graph.objects} == {3: "table", 7: "cup", 40: "person"}
-
-
-def test_an_object_that_comes_back_after_its_track_was_lost_has_its_id_again(make_pipeline):
-    absent = {40: -2.0, 3: 2.0}
-    steps = [frame_of(n, absent if 2 <= n < 15 else PLACES) for n in range(17)]  # away for 3.25 s
-    graphs = run(make_pipeline(), steps, GivenTubes((TABLE, PERSON, CUP)))
-    seen = [[o.track_id for o in g.objects] for g in graphs]
-    assert seen[1] == seen[16] == [3, 7, 40]
-    assert seen[14] == [3, 40]
-    again = next(r for r in graphs[16].relations if (r.subject_id, r.object_id) == (7, 3))
-    assert again.start_ns == 16 * STEP
-
-
-def test_a_new_name_brings_its_kind(make_pipeline, spy):
-    """SGCls may name a tube a wall at first and a chair later: the graph's object is what it is called."""
-    pipeline = make_pipeline()
-    say = iter([0, 0, 1, 1, 1, 1, 1, 1])  # wall, then chair
-    pipeline.set_vocabulary(["wall", "chair"], [], replace=True)
-    names = pipeline.vocabulary.class_names
-    logits = {0: [9.0 if n == "wall" else -9.0 for n in names], 1: [9.0 if n == "chair" else -9.0 for n in names]}
-
-    def name(result, arguments):
-        return torch.tensor([logits[current]] * len(result[0])), result[1]
-
-    spy(pipeline.predictor.model.chain, "name_objects", name)
-    found, given = [], GivenTubes((GivenObject(3), GivenObject(7), GivenObject(40)))
-    for number in range(8):
-        frame, owner = frame_of(number, PLACES)
-        given, current = given.with_frame(frame.stamp_ns, owner), next(say)
-        found.append(pipeline.update(frame, given).objects)
-    assert {(o.label, o.is_thing) for o in found[0]} == {("wall", False)}
-    assert {(o.label, o.is_thing) for o in found[-1]} == {("chair", True)}
-
-
-def test_a_run_may_go_on_with_tubes_of_its_own(make_pipeline):
-    """What was given is a track like any other; a new one takes a number that nobody has."""
-    pipeline = make_pipeline(presence_threshold=0.0, mask_threshold=0.0, min_points=1)
-    run(pipeline, [frame_of(n, PLACES) for n in range(2)], GivenTubes((TABLE, PERSON, CUP)))
-    graph = pipeline.update(frame_of(2, {1: -2.0, 2: 8.0})[0])
-    ids = [o.track_id for o in graph.objects]
-    assert ids == sorted(set(ids))
-    assert {i for i in ids if i not in (3, 7, 40)} <= set(range(41, 60))
 
 
 # What does not fit
