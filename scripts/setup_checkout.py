@@ -201,8 +201,9 @@ def drop_broken_distributions() -> None:
 
 
 def install_packages(wheels: str, parent: str) -> str:
-    lock, no_deps = ROOT / "requirements" / f"lock-{wheels}.txt", ROOT / "requirements" / "no-deps.txt"
-    key = digest([parent, lock, no_deps])
+    lock = ROOT / "requirements" / f"lock-{wheels}.txt"
+    no_deps = [ROOT / "requirements" / name for name in ("no-deps.txt", "no-deps-dev.txt")]
+    key = digest([parent, lock, *no_deps])
     if is_done("packages", key):
         return key
     mark_undone("packages")
@@ -215,7 +216,8 @@ def install_packages(wheels: str, parent: str) -> str:
     say(f"installing {count} pinned packages from {lock.relative_to(ROOT)}; the first time this takes some minutes")
     pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     run([*pip, "-r", str(lock)], "pip", shown=(" MB)", "Building wheel", "Installing collected"))
-    run([*pip, "--no-deps", "-r", str(no_deps)], "pip-no-deps", shown=(" MB)",))
+    files = [argument for file in no_deps for argument in ("-r", str(file))]
+    run([*pip, "--no-deps", *files], "pip-no-deps", shown=(" MB)",))
     mark_undone("pip-was-begun")
     mark_done("packages", key)
     return key

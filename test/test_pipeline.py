@@ -10,7 +10,7 @@ from psg4d_ros.checkpoint import default_checkpoint
 from psg4d_ros.config import InferenceConfig, PipelineConfig, WindowConfig
 from psg4d_ros.data.bag import open_bag
 from psg4d_ros.errors import ConfigError, ContextError
-from psg4d_ros.evaluation.replay import graph_json, replay_bag
+from psg4d_ros.evaluation.replay import graph_json, replay
 from psg4d_ros.pipeline import ScenePipeline
 from psg4d_ros.structures import GraphStatus, PointFrame
 
@@ -242,7 +242,7 @@ def test_kinect_recording_through_tf(kinect_bag, tiny_checkpoint):
     config = PipelineConfig()
     config = replace(config, coordinates=replace(config.coordinates, target_frame="odom"))
     graphs = []
-    replay_bag(
+    replay(
         kinect_bag, lambda tf: ScenePipeline.from_checkpoint(tiny_checkpoint, config, tf), on_graph=graphs.append
     )
     assert len(graphs) == 3
@@ -255,7 +255,7 @@ def test_kinect_recording_through_tf(kinect_bag, tiny_checkpoint):
 def test_kinect_recording_without_tf_is_published_in_its_own_frame(kinect_bag, tiny_checkpoint):
     graphs = []
     make_pipeline = lambda tf: ScenePipeline.from_checkpoint(tiny_checkpoint, PipelineConfig(), None)  # noqa: E731
-    replay_bag(kinect_bag, make_pipeline, on_graph=graphs.append)
+    replay(kinect_bag, make_pipeline, on_graph=graphs.append)
     with open_bag(kinect_bag) as bag:
         message, _ = next(iter(bag.clouds(None)))
     assert {g.frame_id for g in graphs} == {message.header.frame_id}
@@ -267,7 +267,7 @@ def test_the_shipped_checkpoint_with_the_real_language_model(kinect_bag):
     # Random weights are sure of nothing, so every relation is let through.
     config = PipelineConfig(inference=InferenceConfig(relation_threshold=0.0))
     graphs = []
-    result = replay_bag(
+    result = replay(
         kinect_bag, lambda tf: ScenePipeline.from_checkpoint(default_checkpoint(), config, tf), on_graph=graphs.append
     )
     assert result.frames_dropped == 0
