@@ -14,7 +14,8 @@ from predicate_scenes import BY_GEOMETRY, frame, said_and_not_said, who_sits
 from psg4d_ros.data.recording import AttributeSpan, TrueRelation
 from psg4d_ros.data.simulation.attributes import true_attributes
 from psg4d_ros.data.simulation.predicates import ACTIVITY, ATTRIBUTES, PREDICATES, predicate_table
-from psg4d_ros.data.simulation.relations import steady_spans, true_relations
+from psg4d_ros.data.simulation.relations import true_relations
+from psg4d_ros.data.simulation.spans import steady_spans, steady_states
 from psg4d_ros.vocabulary import default_vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,6 +114,22 @@ def test_a_script_that_uses_other_words_is_refused(fact, message):
 )
 def test_gaps_of_a_frame_close_and_blips_drop(mask, spans):
     assert steady_spans(np.array([c == "1" for c in mask])) == spans
+
+
+@pytest.mark.parametrize(
+    ("states", "spans"),
+    [
+        ("aaa", [("a", 0, 3)]),
+        ("aabbb", [("a", 0, 2), ("b", 2, 5)]),
+        ("aabaa", [("a", 0, 5)]),
+        ("abb", [("b", 0, 3)]),  # nothing comes before the first
+        ("aab", [("a", 0, 3)]),
+        ("aabcdd", [("a", 0, 4), ("d", 4, 6)]),
+        ("a", [("a", 0, 1)]),
+    ],
+)
+def test_of_states_that_exclude_each_other_one_holds_at_every_frame(states, spans):
+    assert steady_states(states) == spans
 
 
 @pytest.mark.parametrize("name", ["on", "sitting on", "in front of"])

@@ -7,8 +7,8 @@ import numpy as np
 from psg4d_ros.data.recording import AttributeSpan
 from psg4d_ros.data.simulation.contacts import Bool
 from psg4d_ros.data.simulation.predicates import OPEN_SHARE, STILL_M_S
-from psg4d_ros.data.simulation.relations import steady_spans
 from psg4d_ros.data.simulation.situation import Situation
+from psg4d_ros.data.simulation.spans import runs, steady_spans, steady_states
 from psg4d_ros.data.simulation.world import STEP_S, Entity, Timeline
 from psg4d_ros.structures import Int64
 
@@ -24,26 +24,23 @@ def true_attributes(timeline: Timeline, steps: Int64) -> dict[int, tuple[Attribu
 
 def _attributes(situation: Situation, entity: Entity) -> tuple[AttributeSpan, ...]:
     i, frames = entity.entity_id, situation.frames
-    masks: dict[str, Bool] = {}
+    spans = []
     if entity.color and entity.body is None:
-        masks[entity.color] = np.ones(frames, dtype=bool)
+        spans.append((entity.color, 0, frames))
     if entity.body is not None:
-        postures = np.array([situation.posture(i, f) for f in range(frames)])
-        for posture in ("standing", "sitting", "lying"):
-            masks[posture] = postures == posture
-        masks["walking"] = situation.walking[:, i - 1]
+        spans += steady_states([situation.posture(i, f) for f in range(frames)])
+        spans += [("walking", a, b) for a, b in runs(situation.walking[:, i - 1])]
     if entity.body is not None or entity.movable or entity.graspable:
-        still: Bool = situation.still[:, i - 1] if entity.body is not None else _slow(situation, i)
-        masks["still"], masks["moving"] = still, ~still
+        still = situation.still[:, i - 1] if entity.body is not None else _slow(situation, i)
+        spans += steady_states(["still" if s else "moving" for s in still])
     if entity.graspable:
-        masks["held"] = np.isin(situation.carrier[:, i - 1], [p.entity_id for p in situation.world.people])
+        held = np.isin(situation.carrier[:, i - 1], [p.entity_id for p in situation.world.people])
+        spans += [("held", a, b) for a, b in steady_spans(held, least=1)]
     if entity.joints:
         opened = situation.timeline.opened[i - 1]
         rows = opened[situation.steps] if len(opened) > 1 else np.repeat(opened, frames, axis=0)
-        is_open = np.asarray((rows > OPEN_SHARE).any(axis=1), dtype=bool)
-        masks["open"], masks["closed"] = is_open, ~is_open
-    spans = [AttributeSpan(name, a, b) for name, mask in masks.items() for a, b in steady_spans(mask, least=1)]
-    return tuple(sorted(spans, key=lambda s: (s.name, s.start_frame)))
+        spans += steady_states(["open" if (row > OPEN_SHARE).any() else "closed" for row in rows])
+    return tuple(AttributeSpan(*span) for span in sorted(spans))
 
 
 def _slow(situation: Situation, i: int) -> Bool:

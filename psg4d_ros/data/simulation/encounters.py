@@ -7,6 +7,7 @@ import numpy as np
 from psg4d_ros.data.simulation.contacts import Bool
 from psg4d_ros.data.simulation.predicates import CLOSING_M_S, FALL_M, MEETING_M, PASSING_M
 from psg4d_ros.data.simulation.situation import Situation
+from psg4d_ros.data.simulation.spans import runs
 from psg4d_ros.data.simulation.world import STEP_S
 
 _STRAIGHT = 0.7  # cosine between a motion and the way to what it leads to
@@ -104,9 +105,3 @@ def _driven(situation: Situation, thing: int, a: int, b: int) -> bool:
         and f.end_s >= a * STEP_S - _DRIVEN_S
         for f in situation.timeline.facts
     )  # fmt: skip
-
-
-def runs(mask: Bool) -> list[tuple[int, int]]:
-    """The spans [start, end) in which bool[T] is true."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

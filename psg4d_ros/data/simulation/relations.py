@@ -27,6 +27,7 @@ from psg4d_ros.data.simulation.predicates import (
     WALL_CONTACT_M,
 )
 from psg4d_ros.data.simulation.situation import Situation
+from psg4d_ros.data.simulation.spans import steady_spans, steady_states
 from psg4d_ros.data.simulation.world import Timeline
 from psg4d_ros.structures import Float64, Int64
 
@@ -54,7 +55,8 @@ def true_relations(timeline: Timeline, steps: Int64) -> tuple[TrueRelation, ...]
         if name in _WALKING:
             doing[s, name, o] &= situation.walking[:, s - 1]
             spans[s, name, o] = steady_spans(doing[s, name, o], least=1)
-    held: Held = {**_support(situation), **_leaning(situation), **_covering(situation)}
+    carried = _people_carried(situation)
+    held: Held = {**_things_carried(situation), **_leaning(situation), **_covering(situation)}
     held.update(encounters(situation))
     held.update(_touching(situation, doing))
     places = positions(situation, {**held, **doing})
@@ -64,21 +66,8 @@ def true_relations(timeline: Timeline, steps: Int64) -> tuple[TrueRelation, ...]
     for key, mask in places.items():
         spans[key] = steady_spans(mask, least=lasting)
     relations = [TrueRelation(s, name, o, a, b) for (s, name, o), found in spans.items() for a, b in found]
+    relations += carried
     return tuple(sorted(relations, key=lambda r: (r.start_frame, r.subject_id, r.object_id, r.predicate)))
-
-
-def steady_spans(mask: Bool, least: int = 2) -> list[tuple[int, int]]:
-    """The spans [start, end) in which bool[F] is true: gaps of one frame are closed, then what is shorter than
-    ``least`` frames is dropped, unless it is the whole recording.
-
-    >>> steady_spans(np.array([1, 1, 0, 1, 0, 0, 1, 0], bool))
-    [(0, 4)]
-    """
-    closed = mask.copy()
-    closed[1:-1] |= mask[:-2] & mask[2:]
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], closed, [False]]).astype(np.int8)))
-    pairs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
-    return [(a, b) for a, b in pairs if b - a >= min(least, len(mask))]
 
 
 def _script_spans(situation: Situation) -> dict[tuple[int, str, int], list[tuple[int, int]]]:
@@ -141,23 +130,33 @@ class _Marks:
         return self.known[key]  # type: ignore[return-value]
 
 
-def _support(situation: Situation) -> Held:
-    """on, inside, hanging on, attached to; standing, walking, sitting, lying on."""
+def _people_carried(situation: Situation) -> list[TrueRelation]:
+    """standing on, walking on, sitting on, lying on: exactly one for each person at any frame but in the air."""
     marks = _Marks(situation.frames)
-    postures = {"sitting": "sitting on", "lying": "lying on"}
+    how = {"sitting": "sitting on", "lying": "lying on"}
+    out = []
+    for person in situation.world.people:
+        i = person.entity_id
+        states = []
+        for f in range(situation.frames):
+            carrier = int(situation.carrier[f, i - 1])
+            upright = "walking on" if situation.walking[f, i - 1] else "standing on"
+            predicate = how.get(situation.posture(i, f), upright)
+            states.append((predicate, _under_foot(situation, marks, i, carrier, f) if carrier else 0))
+        out += [TrueRelation(i, name, o, a, b) for (name, o), a, b in steady_states(states) if o]
+    return out
+
+
+def _things_carried(situation: Situation) -> Held:
+    """on, inside, hanging on, attached to."""
+    marks = _Marks(situation.frames)
     for e in situation.world.entities:
         i = e.entity_id
         for f in range(situation.frames):
             carrier = int(situation.carrier[f, i - 1])
-            if carrier == 0:
+            if e.body is not None or carrier in (0, i) or situation.is_person(carrier):
                 continue
             below = _under_foot(situation, marks, i, carrier, f)
-            if e.body is not None:
-                upright = "walking on" if situation.walking[f, i - 1] else "standing on"
-                marks.add(i, postures.get(situation.posture(i, f), upright), below, f)
-                continue
-            if situation.is_person(carrier) or i == carrier:
-                continue
             predicate = marks.once(_how_carried, situation, i, below, f)
             if predicate is not None:
                 marks.add(i, predicate, below, f)

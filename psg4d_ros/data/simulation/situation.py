@@ -6,6 +6,7 @@ import numpy as np
 
 from psg4d_ros.data.simulation.contacts import Surfaces
 from psg4d_ros.data.simulation.predicates import STILL_M_S, Kind
+from psg4d_ros.data.simulation.spans import steady_states
 from psg4d_ros.data.simulation.world import STEP_S, Timeline
 from psg4d_ros.structures import Float64, Int64
 
@@ -45,6 +46,10 @@ class Situation:
                 self.walking[inside, fact.subject_id - 1] = True
             elif fact.object_id is None and fact.name in ("standing", "sitting", "lying"):
                 self._postures.setdefault(fact.subject_id, []).append((fact.start_s, fact.end_s, fact.name))
+        for person in self.world.people:
+            column = self.walking[:, person.entity_id - 1]
+            for walks, a, b in steady_states(column.tolist()):
+                column[a:b] = walks
         self.rugs = tuple(e.entity_id for e in entities if e.label == "carpet")
 
     def is_person(self, entity_id: int) -> bool:
