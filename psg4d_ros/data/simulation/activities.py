@@ -7,6 +7,7 @@ import numpy as np
 from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, attending, ramp, together, wait
 from psg4d_ros.data.simulation.bodies import blend
 from psg4d_ros.data.simulation.doors import turn_about
+from psg4d_ros.data.simulation.gestures import talking
 from psg4d_ros.data.simulation.locomotion import beside, go, turn_to
 from psg4d_ros.data.simulation.poses import lying, sitting, standing, transition
 from psg4d_ros.data.simulation.stage import Actor, Stage, facing, placed, yaw_of, yaw_towards
@@ -261,8 +262,24 @@ def converse(stage: Stage, a: Actor, b: Actor, seconds: float) -> Activity:
         attending(stage, a, b.entity_id),
         attending(stage, b, a.entity_id),
     ):
-        yield from wait(seconds)
+        yield from _speak(a, b, seconds)
     a.near, b.near = b.entity_id, a.entity_id
+
+
+def _speak(a: Actor, b: Actor, seconds: float) -> Activity:
+    """One after the other, with a hand that speaks along if it is free."""
+    bases = {a.entity_id: a.base, b.entity_id: b.base}
+    turn_steps = 24
+    for k in range(round(seconds / STEP_S)):
+        speaker = (a, b)[(k // turn_steps) % 2]
+        hand = speaker.free_hand()
+        for actor in (a, b):
+            actor.base = bases[actor.entity_id]
+        if hand is not None and speaker.posture != "lying":
+            speaker.base = talking(speaker.body, speaker.base, hand, (k % turn_steps) / turn_steps)
+        yield
+    for actor in (a, b):
+        actor.base = bases[actor.entity_id]
 
 
 def _face(stage: Stage, actor: Actor, other: Actor) -> Activity:

@@ -10,7 +10,8 @@ import numpy as np
 
 from psg4d_ros.data.simulation.acting import Activity, Impossible, wait
 from psg4d_ros.data.simulation.poses import standing
-from psg4d_ros.data.simulation.repertoire import proposals, set_scene
+from psg4d_ros.data.simulation.repertoire import Repertoire
+from psg4d_ros.data.simulation.set_scene import set_scene
 from psg4d_ros.data.simulation.stage import Actor, Stage
 from psg4d_ros.data.simulation.world import STEP_S, Timeline, World
 
@@ -108,7 +109,7 @@ def _something_new(director: Director, actor: Actor) -> bool:
     """Pick an activity that the person (and whom it needs) can begin now."""
     stage, rng = director.stage, director.rng
     free = [a for p, a in stage.actors.items() if not director.busy(p) and a is not actor]
-    choices = proposals(stage, actor, free, rng)
+    choices = Repertoire(stage, actor, free, rng).found
     for _ in range(_ATTEMPTS):
         if not choices:
             break

@@ -211,7 +211,7 @@ def open_door(stage: Stage, actor: Actor, door: int, path: Float64, go: Walk) ->
             continue
     if places is None or not entity.joints:
         raise Impossible("nowhere to stand to open the door")
-    yield from go(stage, actor, places[0])
+    yield from go(stage, actor, places[0], through_doors=False)
     handle = handle_at(stage, door, 0, start)
     actor.gaze = handle
     yield from turn_about(actor, yaw_towards(handle[:2] - actor.place))

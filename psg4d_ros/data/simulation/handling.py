@@ -14,11 +14,13 @@ from psg4d_ros.data.simulation.reaching import (
     at_world,
     before_chest,
     draw,
+    from_the_front,
     gap,
     grip,
     hand_key,
     hands_for,
     let_go,
+    open_to,
     reach_out,
     stance,
     within_reach,
@@ -40,7 +42,8 @@ def resting_on(stage: Stage, thing: int) -> tuple[frozenset[int], Float64 | None
         if not entity.is_thing and entity.label != "counter":
             break
         owners.add(below)
-        if 0 <= index < len(entity.surfaces) and entity.surfaces[index].kind in ("shelf", "inside"):
+        drawer = 0 <= index < len(entity.surfaces) and entity.surfaces[index].part > 0
+        if from_the_front(stage, below, index) or (drawer and entity.joints):
             front = facing(yaw_of(stage.pose(below)))
     return frozenset(owners), front
 
@@ -52,6 +55,10 @@ def pick_up(stage: Stage, actor: Actor, thing: int, *, approach: bool = True) ->
     hands = hands_for(stage, actor, thing)
     middle = stage.middle(thing)
     owners, front = resting_on(stage, thing)
+    parent, index = stage.supports.get(thing, (0, -1))
+    if parent and not open_to(stage, parent, index, middle):
+        raise Impossible(f"{thing} is shut in")
+    enclosed = from_the_front(stage, parent, index)
     if actor.posture == "standing" and approach:
         place, yaw = stance(stage, actor, middle, hands, owners=owners, front=front)
         yield from go(stage, actor, place, target=thing)
@@ -67,8 +74,8 @@ def pick_up(stage: Stage, actor: Actor, thing: int, *, approach: bool = True) ->
             actor.gaze = None
             yield from let_go(stage, actor, hands)
             raise Impossible(f"{thing} is out of reach")
-        out = front if front is not None else np.zeros(2)
-        lifted = target + np.append(0.16 * out, _LIFT_M if front is None else 0.02)
+        out = 0.16 * front if enclosed and front is not None else np.zeros(2)
+        lifted = target + np.append(out, 0.02 if enclosed else _LIFT_M)
         stage.grasp(actor, thing, hands)
         yield from draw(stage, actor, hands, at_world(actor, lifted), 0.35)
         yield from draw(stage, actor, hands, before_chest(actor, hands, depth(stage, actor, thing)), 0.6)
@@ -121,11 +128,12 @@ def put_down(
     if hold is None or hold.person != actor.entity_id:
         raise Impossible(f"does not hold {thing}")
     surface, _ = stage.surface(parent, index)
-    enclosed = surface.kind in ("shelf", "inside") and surface.part == 0
-    front = facing(yaw_of(stage.pose(parent))) if enclosed else None
+    enclosed = from_the_front(stage, parent, index)
+    drawer = surface.part > 0 and bool(stage.entity(parent).joints)
+    front = facing(yaw_of(stage.pose(parent))) if enclosed or drawer else None
     owners = frozenset({parent, thing, *stage.on(parent)})
     hands = hold.hands
-    spots = free_spots(stage, thing, parent, index, rng)
+    spots = [s for s in free_spots(stage, thing, parent, index, rng) if open_to(stage, parent, index, s)]
     if not spots:
         raise Impossible(f"no room on {parent}")
     for spot in spots:
@@ -136,7 +144,9 @@ def put_down(
                 break
             continue
         try:
-            place, yaw = stance(stage, actor, spot - np.append(hold.offset[:2] * 0, hold.offset[2]), hands, owners=owners, front=front)
+            place, yaw = stance(
+                stage, actor, spot - [0.0, 0.0, hold.offset[2]], hands, owners=owners, front=front
+            )
         except Impossible:
             continue
         if within_reach(actor, place, yaw, hands, _palms_for(spot, hold.offset, yaw)):

@@ -26,18 +26,23 @@ _STRIDE = 2  # paths are sought on every second cell
 _COMFORT_M = 0.5  # nearer to obstacles than this, a way counts as longer than it is
 
 
-def surface_points(part: Part, spacing_m: float = CELL_M * 0.8) -> Float64:
+def surface_points(part: Part, spacing_m: float = CELL_M * 0.9) -> Float64:
     """float64[K, 3]: points on a part's triangles, no farther apart than the spacing; entity frame."""
     corners = part.vertices[part.faces].astype(np.float64)
-    edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2)
+    edges = np.abs(corners - np.roll(corners, 1, axis=1)).sum(axis=2)  # at least the length
     divisions = np.clip(np.ceil(edges.max(axis=1) / spacing_m), 1, 200).astype(int)
-    out = []
-    for n in np.unique(divisions):
+    out = [part.vertices.astype(np.float64)]
+    for n in np.unique(divisions[divisions > 1]):  # the corners of small triangles are enough
         u, v = np.meshgrid(np.arange(n + 1), np.arange(n + 1))
         weights = np.stack([u.ravel(), v.ravel(), n - u.ravel() - v.ravel()], axis=1) / n
         weights = weights[weights[:, 2] >= 0.0]
-        out.append(np.einsum("kc,tcd->tkd", weights, corners[divisions == n]).reshape(-1, 3))
-    return np.concatenate(out) if out else np.zeros((0, 3))
+        out.append((weights @ corners[divisions == n]).reshape(-1, 3))
+    points = np.concatenate(out)
+    grid = np.floor((points - points.min(axis=0)) / (0.5 * spacing_m)).astype(np.int64)
+    extent = grid.max(axis=0) + 1
+    _, first = np.unique((grid[:, 0] * extent[1] + grid[:, 1]) * extent[2] + grid[:, 2], return_index=True)
+    thinned: Float64 = points[first]
+    return thinned
 
 
 def smooth_step(x: float) -> float:
@@ -69,10 +74,13 @@ class FloorMap:
         self._fixed_heights = np.where(self.inside, 0.0, self.ceiling_m)
         self._fixed_owner = np.zeros(self.shape, dtype=np.int32)
         for entity, T in zip(world.entities, world.T_world_entity, strict=True):
-            if is_fixed(entity):
+            if is_fixed(entity) and self._indoors(T[:2, 3]):
                 poses = np.repeat(T[None], len(entity.parts), axis=0)
                 self._fixed[tuple(self.footprint(entity, poses).T)] = True
                 _raise(self._fixed_heights, self._fixed_owner, entity.entity_id, *self.tops(entity, poses))
+
+    def _indoors(self, place: Float64) -> bool:
+        return bool(((place >= self.origin) & (place <= self.origin + np.array(self.shape) * CELL_M)).all())
 
     def _box(self, lower: ArrayLike, upper: ArrayLike) -> tuple[slice, slice]:
         i0, j0 = np.rint((np.asarray(lower) - self.origin) / CELL_M).astype(int)
@@ -92,21 +100,28 @@ class FloorMap:
         if entity.entity_id not in self._points:
             self._points[entity.entity_id] = [surface_points(p) for p in entity.parts]
         local = self._points[entity.entity_id]
-        return np.concatenate([p @ T[:3, :3].T + T[:3, 3] for p, T in zip(local, T_world_part, strict=True)])
+        # Written out: matrix products of this size wait longer for their threads than they take.
+        moved = [
+            np.stack([T[k, 0] * p[:, 0] + T[k, 1] * p[:, 1] + T[k, 2] * p[:, 2] + T[k, 3] for k in range(3)], axis=1)
+            for p, T in zip(local, T_world_part, strict=True)
+        ]
+        return np.concatenate(moved)
 
     def footprint(self, entity: Entity, T_world_part: Float64) -> Int64:
         """int64[K, 2]: cells that an entity takes between ankle and head height, with its parts at float64[P, 4, 4]."""
         points = self._world_points(entity, T_world_part)
-        return np.unique(self.cells(points[(points[:, 2] > ANKLE_M) & (points[:, 2] < HEAD_M)]), axis=0)
+        taken = np.zeros(self.shape, dtype=bool)
+        taken[tuple(self.cells(points[(points[:, 2] > ANKLE_M) & (points[:, 2] < HEAD_M)]).T)] = True
+        return np.argwhere(taken)
 
     def tops(self, entity: Entity, T_world_part: Float64) -> tuple[Int64, Float64]:
         """Cells int64[K, 2] below an entity and how high it reaches in each, float64[K] metres."""
         points = self._world_points(entity, T_world_part)
-        cells = self.cells(points)
-        flat = cells[:, 0] * self.shape[1] + cells[:, 1]
-        order = np.lexsort((points[:, 2], flat))
-        last = np.append(np.diff(flat[order]) > 0, True)  # the highest point of each cell
-        return cells[order][last], points[order, 2][last]
+        points = points[np.argsort(points[:, 2])]
+        top = np.full(self.shape, -np.inf)
+        top[tuple(self.cells(points).T)] = points[:, 2]  # of several the last stays, the highest
+        cells = np.argwhere(top > -np.inf)
+        return cells, top[tuple(cells.T)]
 
     def heights(self, tops: Mapping[int, tuple[Int64, Float64]]) -> tuple[Float64, Int32]:
         """How high the world reaches in every cell (metres), and whose surface that is (0: the floor or a wall).

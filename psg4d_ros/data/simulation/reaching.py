@@ -11,6 +11,7 @@ from psg4d_ros.data.simulation.kinematics import Hand, Hands, palm_gap, reach
 from psg4d_ros.data.simulation.navigation import BODY_RADIUS_M
 from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.data.simulation.stage import HANDS, Actor, Reach, Stage, placed, yaw_towards
+from psg4d_ros.data.simulation.world import Joint
 from psg4d_ros.structures import Float64
 
 REACHED_M = 0.02  # farther from its target a palm does not touch it
@@ -109,6 +110,45 @@ def hands_for(stage: Stage, actor: Actor, thing: int) -> tuple[Hand, ...]:
     return HANDS if big else free[:1]
 
 
+def from_the_front(stage: Stage, parent: int, index: int) -> bool:
+    """Whether what is on a surface is reached from the front only: boards of a shelf, cupboards, not open drawers."""
+    surfaces = stage.entity(parent).surfaces if parent else ()
+    if not 0 <= index < len(surfaces) or surfaces[index].part:
+        return False
+    return surfaces[index].kind == "shelf" or (surfaces[index].kind == "inside" and bool(stage.entity(parent).joints))
+
+
+def open_to(stage: Stage, parent: int, index: int, point: Float64) -> bool:
+    """Whether a hand gets to a point (world frame) on a surface: no closed drawer or door is in between."""
+    entity = stage.entity(parent)
+    surface = entity.surfaces[index] if 0 <= index < len(entity.surfaces) else None
+    if surface is None or surface.kind != "inside" or not entity.joints:
+        return True
+    return any(
+        stage.opened[parent - 1][j] > 0.6 and (surface.part in (0, joint.part))
+        for j, joint in covering_joints(stage, parent, index, point)
+    )
+
+
+def covering_joints(stage: Stage, parent: int, index: int, point: Float64) -> list[tuple[int, Joint]]:
+    """The doors, flaps or drawers that must be open to get to a point (world frame) on a surface."""
+    entity = stage.entity(parent)
+    surface = entity.surfaces[index]
+    if surface.kind != "inside":
+        return []
+    if surface.part:
+        return [(j, joint) for j, joint in enumerate(entity.joints) if joint.part == surface.part]
+    T = stage.pose(parent)
+    x, _, z = T[:3, :3].T @ (point - T[:3, 3])
+    out = []
+    for j, joint in enumerate(entity.joints):
+        vertices = entity.parts[joint.part].vertices
+        low, high = vertices.min(axis=0), vertices.max(axis=0)
+        if joint.kind == "hinge" and low[0] <= x <= high[0] and low[2] - 0.02 <= z <= high[2]:
+            out.append((j, joint))
+    return out
+
+
 def grip(
     stage: Stage, thing: int, hands: tuple[Hand, ...], place: Float64, yaw: float
 ) -> tuple[Float64, Float64 | None, float]:
@@ -136,9 +176,8 @@ def grip(
     side = -1.0 if hands[0] == "right" else 1.0
     high = float(points[:, 2].max() - points[:, 2].min())
     carrier, index = stage.supports.get(thing, (0, -1))
-    surfaces = stage.entity(carrier).surfaces if carrier else ()
-    enclosed = 0 <= index < len(surfaces) and surfaces[index].kind in ("shelf", "inside")
-    if high < _FLAT_M and not (enclosed and surfaces[index].clearance_m < 0.25):
+    enclosed = from_the_front(stage, carrier, index)
+    if high < _FLAT_M and not (enclosed and stage.entity(carrier).surfaces[index].clearance_m < 0.25):
         away = np.array([0.0, 0.0, 1.0])
         near = local[np.linalg.norm(local[:, :2] - center[:2], axis=1) < 0.04]
     else:

@@ -7,23 +7,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psg4d_ros.data.simulation.acting import Activity, Impossible
-from psg4d_ros.data.simulation.activities import (
-    get_up,
-    lie_down,
-    look,
-    sit_down,
-    stand_up,
-    start_lying,
-    start_seated,
-    walk_up_and_talk,
-)
-from psg4d_ros.data.simulation.handling import hand_over, pick_up, put_down, start_holding
-from psg4d_ros.data.simulation.locomotion import walk_to
+from psg4d_ros.data.simulation.acting import Activity, Impossible, together
+from psg4d_ros.data.simulation.activities import get_up, lie_down, look, sit_down, stand_up, walk_up_and_talk
+from psg4d_ros.data.simulation.handling import hand_over, pick_up, put_down
+from psg4d_ros.data.simulation.locomotion import beside, follow, go, walk_past, walk_to
+from psg4d_ros.data.simulation.reaching import covering_joints, open_to
+from psg4d_ros.data.simulation.shifting import kick, operate, push_off, shift, throw, throw_and_catch
 from psg4d_ros.data.simulation.stage import Actor, Stage
+from psg4d_ros.data.simulation.tasks import drink, eat, pour, read, type_on, use_held, work_at
 from psg4d_ros.data.simulation.world import Entity
+from psg4d_ros.structures import Float64
 
-NEAR_M = 4.0
+NEAR_M = 4.5
+_DRINKS = frozenset({"cup", "glass", "bottle", "can", "carton"})
+_POURS = frozenset({"bottle", "can", "carton"})
+_FILLED = frozenset({"cup", "glass", "bowl", "pot"})
+_DISHES = frozenset({"bowl", "plate"})
+_STIRRED = frozenset({"pot", "pan", "bowl", "cup"})
+_SPOONS = frozenset({"spoon", "fork", "whisk"})
+_PRESSED = frozenset({"phone", "remote control", "camera"})
+_TOYS = frozenset({"toy", "ball"})
+_THROWN = frozenset({"ball", "pillow", "toy", "hat"})
+_OPERATED = frozenset(
+    {"stove", "microwave", "washing machine", "dishwasher", "sink", "computer", "fan", "speaker", "piano", "television"}
+)
+_SHIFTED = frozenset({"chair", "stool", "box", "cart", "trash can", "suitcase", "basket", "bench"})
+_SWEPT = frozenset({"ball", "book", "can", "toy", "box", "bottle", "cup", "remote control", "pillow", "carton"})
 
 
 @dataclass(frozen=True)
@@ -36,77 +45,219 @@ class Proposal:
     begin: Callable[[], Activity]
 
 
-def _has(entity: Entity, kind: str) -> bool:
-    return any(s.kind == kind for s in entity.surfaces)
+class Repertoire:
+    """The proposals for one person at one moment."""
+
+    def __init__(self, stage: Stage, actor: Actor, free: list[Actor], rng: np.random.Generator) -> None:
+        self.stage, self.actor, self.rng = stage, actor, rng
+        self.free = [o for o in free if o.posture != "lying"]
+        self.around = around(stage, actor, rng)
+        self.found: list[Proposal] = []
+        if actor.posture == "lying":
+            self.add("get up", 1.0, get_up(stage, actor))
+            return
+        for e in self.around[:3]:
+            self.add("look at", 0.35, look(stage, actor, e.entity_id, float(rng.uniform(1.2, 2.5))))
+        if actor.posture == "sitting":
+            self.add("stand up", 0.8, stand_up(stage, actor))
+        else:
+            self._get_about()
+        for thing in sorted(set(actor.holding.values())):
+            self._with_held(thing)
+        if actor.free_hand() is not None:
+            self._with_free_hand()
+
+    def add(self, name: str, weight: float, activity: Activity, *others: Actor) -> None:
+        people = (self.actor.entity_id, *(o.entity_id for o in others))
+        self.found.append(Proposal(name, weight, people, lambda: activity))
+
+    def near(self, labels: frozenset[str] | str, count: int = 1) -> list[Entity]:
+        """Entities of some classes, the likeliest first."""
+        wanted = frozenset({labels}) if isinstance(labels, str) else labels
+        return [e for e in self.around if e.label in wanted][:count]
+
+    def with_surface(self, *kinds: str, count: int = 1) -> list[Entity]:
+        return [e for e in self.around if any(s.kind in kinds for s in e.surfaces)][:count]
+
+    def seconds(self, low: float, high: float) -> float:
+        return float(self.rng.uniform(low, high))
+
+    def _get_about(self) -> None:
+        stage, actor = self.stage, self.actor
+        for e in self.around[:2]:
+            self.add("walk to", 0.4, walk_to(stage, actor, e.entity_id))
+        for e in self.with_surface("seat", count=3):
+            self.add("sit down", 1.0, sit_down(stage, actor, e.entity_id))
+        if not actor.holding:
+            for e in self.with_surface("lying"):
+                self.add("lie down", 0.7, lie_down(stage, actor, e.entity_id))
+        for other in self.free:
+            self.add("talk", 1.2, walk_up_and_talk(stage, actor, other, self.seconds(2.0, 4.0)), other)
+            if other.posture == "standing":
+                self.add("follow", 0.9, self._lead(actor, other), other)
+        for other in stage.actors.values():
+            if other is not actor:
+                self.add("run to", 0.4, walk_to(stage, actor, other.entity_id, run=True))
+                self.add("walk past", 0.4, self._past(other.entity_id))
+        for e in self.around[3:5]:
+            self.add("walk past", 0.2, self._past(e.entity_id))
+            self.add("run to", 0.2, walk_to(stage, actor, e.entity_id, run=True))
+
+    def _lead(self, leader: Actor, follower: Actor) -> Activity:
+        goal = self._far_place(leader.place)
+        yield from together(
+            go(self.stage, leader, goal), follow(self.stage, follower, leader, self.seconds(5.0, 8.0))
+        )
+
+    def _far_place(self, start: Float64) -> Float64:
+        clearance = self.stage.clearance()
+        cells = np.argwhere(clearance > 0.4)
+        if not len(cells):
+            raise Impossible("no free floor")
+        places = self.stage.floor.centers(cells[self.rng.choice(len(cells), size=min(20, len(cells)))])
+        away = np.linalg.norm(places - start, axis=1)
+        best: Float64 = places[int(np.argmin(np.abs(away - 3.5)))]
+        return best
+
+    def _past(self, target: int) -> Activity:
+        """To a place beyond something, on a straight line that comes near it."""
+        stage, actor = self.stage, self.actor
+        middle = stage.middle(target)[:2]
+        way = middle - actor.place
+        away = float(np.linalg.norm(way))
+        if away < 1.2:
+            raise Impossible("too near to walk past")
+        goal = stage.floor.nearest_free(actor.place + way * (1.0 + 1.3 / away), stage.clearance(actor), 0.6)
+        if goal is None:
+            raise Impossible("no room beyond it")
+        yield from walk_past(stage, actor, target, goal)
+
+    def _with_held(self, thing: int) -> None:
+        stage, actor = self.stage, self.actor
+        label = stage.entity(thing).label
+        for e in self.with_surface("top", "shelf", "inside", count=4):
+            for index in self._places(e):
+                self.add("put down", 0.5, self._stow(thing, e.entity_id, index))
+        if self.rng.random() < 0.3:
+            floor = stage.floor_below(actor.place)
+            self.add("put on floor", 0.3, put_down(stage, actor, thing, floor, stage.room_surface(actor.place), self.rng))
+        for other in self.free:
+            if actor.posture == "standing":
+                self.add("hand over", 1.6, hand_over(stage, actor, other, thing), other)
+            if label in _THROWN:
+                self.add("throw", 4.0, throw_and_catch(stage, actor, thing, other, self.rng), other)
+        if label in _THROWN:
+            self.add("throw away", 0.7, self._throw_away(thing))
+        if label in _DRINKS:
+            self.add("drink", 3.0, drink(stage, actor, thing, int(self.rng.integers(1, 4))))
+        if label in _POURS:
+            for e in self.near(_FILLED, 2):
+                self.add("pour", 2.5, pour(stage, actor, thing, e.entity_id))
+        if label == "book":
+            self.add("read", 3.0, read(stage, actor, thing, self.seconds(2.0, 4.0)))
+        if label in _PRESSED:
+            screen = next((e.entity_id for e in self.near("television")), None) if label == "remote control" else None
+            self.add("use", 2.5, use_held(stage, actor, thing, screen, self.seconds(1.5, 3.0)))
+        if label in _TOYS:
+            self.add("play", 1.5, use_held(stage, actor, thing, None, self.seconds(1.5, 3.0), "playing with"))
+        if label in _SPOONS:
+            for e in self.near(_STIRRED, 2):
+                self.add("stir", 3.0, work_at(stage, actor, e.entity_id, "stirring", self.seconds(1.5, 3.0), circle_m=0.03, above_m=0.05))
+            for e in self.near(_DISHES, 2):
+                self.add("eat", 3.0, eat(stage, actor, e.entity_id))
+        if label == "towel":
+            for e in self._tables():
+                self.add("clean", 3.0, work_at(stage, actor, e.entity_id, "cleaning", self.seconds(2.0, 3.5), circle_m=0.12))
+
+    def _tables(self) -> list[Entity]:
+        wanted = ("table", "desk", "counter", "cabinet")
+        return [e for e in self.around if e.label in wanted and any(s.kind == "top" for s in e.surfaces)][:2]
+
+    def _places(self, parent: Entity) -> list[int]:
+        """Surfaces of a thing that something may be put on; one of each kind is enough."""
+        order = self.rng.permutation(len(parent.surfaces))
+        chosen: dict[str, int] = {}
+        for i in order:
+            chosen.setdefault(parent.surfaces[i].kind, int(i))
+        return [i for kind, i in chosen.items() if kind in ("top", "shelf", "inside")]
+
+    def _stow(self, thing: int, parent: int, index: int) -> Activity:
+        """Put something down; a cupboard is opened first."""
+        stage, actor = self.stage, self.actor
+        surface, T = stage.surface(parent, index)
+        point = T[:3, :3] @ np.array(surface.center) + T[:3, 3]
+        if not open_to(stage, parent, index, point) and covering_joints(stage, parent, index, point):
+            joint = covering_joints(stage, parent, index, point)[0][0]
+            yield from operate(stage, actor, parent, joint, 1.0)
+        yield from put_down(stage, actor, thing, parent, index, self.rng)
+
+    def _fetch(self, thing: int) -> Activity:
+        """Take something; out of a cupboard or drawer that is opened first and sometimes closed again."""
+        stage, actor = self.stage, self.actor
+        parent, index = stage.supports.get(thing, (0, -1))
+        joint = None
+        middle = stage.middle(thing)
+        if parent and not open_to(stage, parent, index, middle):
+            covering = covering_joints(stage, parent, index, middle)
+            if not covering:
+                raise Impossible("shut in")
+            joint = covering[0][0]
+            yield from operate(stage, actor, parent, joint, 1.0)
+        yield from pick_up(stage, actor, thing)
+        if joint is not None and actor.free_hand() is not None and self.rng.random() < 0.7:
+            yield from operate(stage, actor, parent, joint, 0.0)
+
+    def _throw_away(self, thing: int) -> Activity:
+        place = self._far_place(self.actor.place)
+        yield from throw(self.stage, self.actor, thing, np.append(place, 0.1), self.rng)
+
+    def _with_free_hand(self) -> None:
+        stage, actor = self.stage, self.actor
+        if not actor.holding:
+            small = [e for e in self.around if e.graspable and not stage.on(e.entity_id)]
+            for e in small[:4]:
+                self.add("pick up", 1.2, self._fetch(e.entity_id))
+            for e in [e for e in small if e.label in _DRINKS | _TOYS | {"book", "phone", "spoon", "towel"}][:2]:
+                self.add("pick up", 0.9, self._fetch(e.entity_id))
+            for e in self.near(frozenset({"keyboard", "laptop"}), 2):
+                screen = next((m.entity_id for m in self.near("monitor")), None) if e.label == "keyboard" else None
+                self.add("type", 2.0, type_on(stage, actor, e.entity_id, screen, self.seconds(2.0, 4.0)))
+            for e in self.near(_DISHES):
+                self.add("eat", 0.6, eat(stage, actor, e.entity_id))
+        elif len(actor.holding) == 1 and next(iter(actor.holding.values())):
+            holds = stage.entity(next(iter(actor.holding.values()))).label
+            for e in self.near(_DRINKS if holds in _POURS else frozenset()):
+                self.add("pick up", 0.3, self._fetch(e.entity_id))
+        for e in self.near(_OPERATED, 2):
+            self.add("use", 1.2, work_at(stage, actor, e.entity_id, "using", self.seconds(1.5, 3.0)))
+        if actor.posture != "standing":
+            return
+        for e in [e for e in self.around if e.joints][:4]:
+            joint = int(self.rng.integers(len(e.joints)))
+            closed = stage.opened[e.entity_id - 1][joint] < 0.5
+            weight = 0.8 if e.label != "door" else 0.4
+            self.add("open" if closed else "close", weight, operate(stage, actor, e.entity_id, joint, float(closed)))
+        for e in self.near("ball"):
+            if stage.carrier[e.entity_id - 1] == stage.floor_below(actor.place):
+                self.add("kick", 3.0, self._kick(e.entity_id))
+        for e in self.near(_SWEPT, 3):
+            self.add("push off", 0.5, push_off(stage, actor, e.entity_id, self.rng))
+        if not actor.holding:
+            for e in self.near(_SHIFTED, 3):
+                pull = bool(self.rng.random() < 0.45)
+                distance = self.seconds(0.35, 0.9)
+                self.add("pull" if pull else "push", 1.0, shift(stage, actor, e.entity_id, distance, pull=pull))
+
+    def _kick(self, ball: int) -> Activity:
+        yield from kick(self.stage, self.actor, ball, self._far_place(self.stage.pose(ball)[:2, 3]), self.rng)
 
 
-def set_scene(stage: Stage, rng: np.random.Generator) -> None:
-    """How it is when the scene begins: some sit, some lie, some hold something."""
-    for actor in stage.actors.values():
-        what = rng.random()
-        around = _around(stage, actor, rng, 6.0)
-        try:
-            if what < 0.3:
-                start_seated(stage, actor, next(e.entity_id for e in around if _has(e, "seat")))
-            elif what < 0.38:
-                start_lying(stage, actor, next(e.entity_id for e in around if _has(e, "lying")))
-            stage.settle(actor)
-            if rng.random() < 0.3:
-                small = [e for e in around if e.graspable and not stage.on(e.entity_id) and max(e.size) < 0.35]
-                if small and actor.posture != "lying":
-                    start_holding(stage, actor, small[0].entity_id)
-        except (Impossible, StopIteration):
-            pass
-        stage.settle(actor)
-
-
-def _around(stage: Stage, actor: Actor, rng: np.random.Generator, within_m: float = NEAR_M) -> list[Entity]:
+def around(stage: Stage, actor: Actor, rng: np.random.Generator, within_m: float = NEAR_M) -> list[Entity]:
     """Entities near a person, in random order, the nearer the likelier first."""
     scored = []
     for e in stage.world.entities:
-        if e.is_thing and e.body is None and e.entity_id not in stage.holds:
+        if e.body is None and e.entity_id not in stage.holds and (e.is_thing or e.label == "counter"):
             away = float(np.linalg.norm(stage.middle(e.entity_id)[:2] - actor.place))
             if away < within_m:
-                scored.append((rng.exponential() * (0.5 + away), e))
+                scored.append((rng.exponential() * (0.6 + away), e))
     return [e for _, e in sorted(scored, key=lambda s: s[0])]
-
-
-def proposals(stage: Stage, actor: Actor, free: list[Actor], rng: np.random.Generator) -> list[Proposal]:
-    """What a person could begin now; whether it succeeds shows when it is tried."""
-    me = actor.entity_id
-    out: list[Proposal] = []
-
-    def add(name: str, weight: float, begin: Callable[[], Activity], *others: Actor) -> None:
-        out.append(Proposal(name, weight, (me, *(o.entity_id for o in others)), begin))
-
-    around = _around(stage, actor, rng)
-    held = sorted(set(actor.holding.values()))
-    if actor.posture == "lying":
-        add("get up", 1.0, lambda: get_up(stage, actor))
-        return out
-    for e in around[:3]:
-        add("look at", 0.4, lambda e=e: look(stage, actor, e.entity_id, float(rng.uniform(1.2, 2.5))))
-    if actor.posture == "sitting":
-        add("stand up", 1.0, lambda: stand_up(stage, actor))
-    else:
-        for e in around[:3]:
-            add("walk to", 0.5, lambda e=e: walk_to(stage, actor, e.entity_id))
-        for e in [e for e in around if _has(e, "seat")][:2]:
-            add("sit down", 1.2, lambda e=e: sit_down(stage, actor, e.entity_id))
-        if not held:
-            for e in [e for e in around if _has(e, "lying")][:1]:
-                add("lie down", 0.6, lambda e=e: lie_down(stage, actor, e.entity_id))
-        for other in free:
-            if other.posture != "lying":
-                add("talk", 1.2, lambda o=other: walk_up_and_talk(stage, actor, o, float(rng.uniform(2.0, 4.0))), other)
-    for thing in held:
-        places = [(e, i) for e in around for i, s in enumerate(e.surfaces) if s.kind in ("top", "shelf")]
-        for e, i in places[:3]:
-            add("put down", 1.0, lambda t=thing, e=e, i=i: put_down(stage, actor, t, e.entity_id, i, rng))
-        for other in free:
-            if actor.posture == "standing" and other.posture != "lying":
-                add("hand over", 1.5, lambda t=thing, o=other: hand_over(stage, actor, o, t), other)
-    if len(actor.holding) == 0:
-        for e in [e for e in around if e.graspable and not stage.on(e.entity_id)][:3]:
-            add("pick up", 1.5, lambda e=e: pick_up(stage, actor, e.entity_id))
-    return out

@@ -9,10 +9,10 @@ from psg4d_ros.data.simulation.acting import Activity, Impossible, attending, ra
 from psg4d_ros.data.simulation.clips import stride_m, walking
 from psg4d_ros.data.simulation.doors import handle_at, move_joint, standing_places, turn_about
 from psg4d_ros.data.simulation.free_motion import fly, free_flight, launch_velocity
+from psg4d_ros.data.simulation.gestures import STRIKE_PHASE, kicking, strike_place
 from psg4d_ros.data.simulation.handling import depth, resting_on
 from psg4d_ros.data.simulation.locomotion import go, turn_to
 from psg4d_ros.data.simulation.navigation import BODY_RADIUS_M, smooth_step
-from psg4d_ros.data.simulation.limbs import feet, plant_feet
 from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.data.simulation.reaching import (
     at_world,
@@ -244,39 +244,27 @@ def kick(stage: Stage, actor: Actor, ball: int, goal: Float64, rng: np.random.Ge
     if away < 0.5:
         raise Impossible("too near")
     way = way / away
-    body = actor.body
-    side = placed(0.0, 0.0, 0.0, yaw_towards(way))[:2, 0]  # the person's left
-    hip = 0.09 * body.height_m / 1.75
-    place = at - way * (0.34 * body.height_m / 1.75 + entity.size[0] / 2) + side * hip
+    body, upright = actor.body, standing(actor.body)
+    yaw = yaw_towards(way)
+    strike = strike_place(body, upright, "right") - [0.0, entity.size[2] / 2, 0.0]  # the ball's middle, entity frame
+    place = at - (placed(0.0, 0.0, 0.0, yaw)[:3, :3] @ strike)[:2]
     clearance = stage.clearance(actor, frozenset({ball}))
     if stage.floor.at(clearance, place) < BODY_RADIUS_M - 0.05:
         raise Impossible("no room to kick")
     yield from go(stage, actor, place, target=ball)
-    yield from turn_about(actor, yaw_towards(way))
+    yield from turn_about(actor, yaw)
     actor.place = place
-    upright = standing(body)
-    ankles, soles = feet(body, upright)
-    radius = entity.size[2] / 2
-    touch = actor.to_entity(np.append(at - way * radius, 0.0))
-    toe = float(-(body.joint_positions(upright)["right_toes"] - ankles[0])[1])
-    forward = -touch[1] - toe  # how far the ankle goes until the toes meet the ball
+    steps = round(1.0 / STEP_S)
+    flown = False
     with stage.fact(actor.entity_id, "kicking", ball), attending(stage, actor, ball):
-        swing = [(-0.3, 0.12, 6), (forward, 0.06, 4), (forward + 0.15, 0.12, 3), (0.0, 0.0, 7)]
-        now = np.array([-ankles[0, 1], 0.0])
-        home = now[0]
-        for number, (ahead, lift, steps) in enumerate(swing):
-            goal_at = np.array([home + ahead if ahead < 0 else (ahead if ahead else home), lift])
-            before = now
-            for k in range(1, steps + 1):
-                now = before + (goal_at - before) * (k / steps if number == 1 else smooth_step(k / steps))
-                moved = ankles.copy()
-                moved[0, 1], moved[0, 2] = -now[0], ankles[0, 2] + now[1]
-                actor.base = plant_feet(body, upright, moved, soles)
-                yield
-            if number == 1:
+        for k in range(1, steps + 1):
+            actor.base = kicking(body, upright, "right", k / steps)
+            if k / steps >= STRIKE_PHASE and not flown:
                 speed = float(np.clip(np.sqrt(2 * 0.7 * away) + 0.3, 1.2, 4.0))
-                push = np.append(way * speed, 0.4 if rng.random() < 0.4 else 0.0)
+                push = np.append(way * speed, 1.0 if rng.random() < 0.4 else 0.0)
                 stage.flights.append(fly(stage, ball, push, rng))
+                flown = True
+            yield
     actor.base = upright
     actor.near = ball
 

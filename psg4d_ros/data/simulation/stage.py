@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from psg4d_ros.data.simulation.bodies import Body, Pose, blend
+from psg4d_ros.data.simulation.bodies import Body, Pose
 from psg4d_ros.data.simulation.kinematics import Hand, Hands, look_at, reach
+from psg4d_ros.data.simulation.limbs import blend_on_feet
 from psg4d_ros.data.simulation.navigation import FloorMap, is_fixed, is_structure
 from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.data.simulation.world import STEP_S, Entity, Fact, Joint, Surface, Timeline, World
@@ -96,7 +97,8 @@ class Hold:
 class Actor:
     """A person on the stage. place: x, y on the floor; height_m: z of the entity frame; base: how the body is bent
     before hands reach and the head turns. seat: what it sits or lies on. near: what it last dealt with. phase: of its
-    steps. gaze: the entity or the point (world frame) that is looked at.
+    steps. gaze: the entity or the point (world frame) that is looked at. points: Body.joint_positions of the last step.
+    posed, wanted: what that step was made from.
     """
 
     entity_id: int
@@ -113,7 +115,8 @@ class Actor:
     phase: float = 0.0
     gaze: int | Float64 | None = None
     gaze_point: Float64 | None = None
-    pose: Pose | None = None
+    posed: Pose | None = None
+    wanted: Float64 | None = None
     points: dict[str, Float64] = field(default_factory=dict)
 
     @property
@@ -381,39 +384,38 @@ class Stage:
                 self.move(child, new[part] @ np.linalg.inv(old[part]) @ self.pose(child))
 
     def _update_body(self, actor: Actor) -> None:
-        positions: dict[str, Float64] = {}
+        goals = [(hand, wish, wish.target()) for hand, wish in actor.reaching.items() if wish.weight > 0.0]
+        seen = self._look(actor)
+        wanted = np.concatenate(
+            [actor.place, [actor.yaw, actor.height_m], seen, *([w.weight, *goal] for _, w, goal in goals)]
+        )
+        if actor.base is actor.posed and np.array_equal(wanted, actor.wanted):
+            return
+        actor.posed, actor.wanted = actor.base, wanted
         pose = actor.base
-        for hand, wish in actor.reaching.items():
-            if not positions:
-                positions = actor.points = actor.body.joint_positions(actor.base)
-            if wish.weight > 0.0:
-                reached = reach(
-                    actor.body, pose, hand, wish.target(), spread_m=wish.spread_m, palm=wish.palm
-                )
-                pose = reached if wish.weight >= 1.0 else blend(pose, reached, wish.weight)
-        actor.pose = self._with_gaze(actor, pose)
-        actor.points = actor.body.joint_positions(actor.pose)
-        i = actor.entity_id - 1
+        for hand, wish, goal in goals:
+            reached = reach(actor.body, pose, hand, goal, spread_m=wish.spread_m, palm=wish.palm)
+            pose = reached if wish.weight >= 1.0 else blend_on_feet(actor.body, pose, reached, wish.weight)
+        if actor.posture != "lying":
+            pose = look_at(actor.body, pose, actor.to_entity(seen))
+        actor.points = actor.body.joint_positions(pose)
         T = actor.T_world_entity
-        parts = T @ actor.body.part_transforms(actor.pose)
-        if not np.array_equal(parts, self.parts[i]):
-            self.parts[i], self.T_world_entity[i] = parts, T
-            self._changed.add(actor.entity_id)
+        self.parts[actor.entity_id - 1] = T @ actor.body.part_transforms(pose)
+        self.T_world_entity[actor.entity_id - 1] = T
+        self._changed.add(actor.entity_id)
 
-    def _with_gaze(self, actor: Actor, pose: Pose) -> Pose:
-        eyes = actor.to_world(actor.body.eye)
+    def _look(self, actor: Actor) -> Float64:
+        """float64[3]: where the eyes are directed in this step, world frame; they follow what is looked at."""
         if isinstance(actor.gaze, int):
             goal = self.middle(actor.gaze)
         elif actor.gaze is not None:
             goal = actor.gaze
         else:
-            goal = eyes + np.append(actor.forward * 3.0, -0.3)
-        if actor.gaze_point is None:
+            goal = actor.to_world(actor.body.eye) + np.append(actor.forward * 3.0, -0.3)
+        if actor.gaze_point is None or np.abs(goal - actor.gaze_point).max() < 1e-3:
             actor.gaze_point = goal
         actor.gaze_point = actor.gaze_point + _GAZE_RATE * (goal - actor.gaze_point)
-        if actor.posture == "lying":
-            return pose
-        return look_at(actor.body, pose, actor.to_entity(actor.gaze_point))
+        return actor.gaze_point
 
     def _update_held(self, thing: int, hold: Hold) -> None:
         actor = self.actors[hold.person]

@@ -1,0 +1,67 @@
+"""How it is when a scene begins: some people sit, lie or hold something, some doors and drawers are open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from psg4d_ros.data.simulation.acting import Impossible
+from psg4d_ros.data.simulation.activities import start_lying, start_seated
+from psg4d_ros.data.simulation.doors import swept
+from psg4d_ros.data.simulation.handling import start_holding
+from psg4d_ros.data.simulation.repertoire import around
+from psg4d_ros.data.simulation.stage import Stage
+from psg4d_ros.data.simulation.world import Entity
+
+_SEATED, _LYING, _HOLDING, _DOOR_OPEN, _FRONT_OPEN = 0.3, 0.1, 0.3, 0.6, 0.06
+
+
+def set_scene(stage: Stage, rng: np.random.Generator) -> None:
+    """Change the stage before the first step."""
+    _open_some(stage, rng)
+    for actor in stage.actors.values():
+        what, holds = rng.random(), rng.random() < _HOLDING
+        near = around(stage, actor, rng, 6.0)
+        if what < _SEATED:
+            _first(lambda e, a=actor: start_seated(stage, a, e), [e.entity_id for e in near if _has(e, "seat")])
+        elif what < _SEATED + _LYING:
+            _first(lambda e, a=actor: start_lying(stage, a, e), [e.entity_id for e in near if _has(e, "lying")])
+        stage.settle(actor)
+        if holds and actor.posture != "lying":
+            small = [e.entity_id for e in near if e.graspable and not stage.on(e.entity_id) and max(e.size) < 0.35]
+            _first(lambda e, a=actor: start_holding(stage, a, e), small)
+            stage.settle(actor)
+
+
+def _has(entity: Entity, kind: str) -> bool:
+    return any(s.kind == kind for s in entity.surfaces)
+
+
+def _first(begin: Callable[[int], None], choices: Iterable[int]) -> None:
+    """Do it with the first choice that allows it."""
+    for entity_id in choices:
+        try:
+            begin(entity_id)
+            return
+        except Impossible:
+            continue
+
+
+def _open_some(stage: Stage, rng: np.random.Generator) -> None:
+    """Doors between rooms often stand open, fronts of furniture now and then, where nothing is in their way."""
+    inner = {
+        e.entity_id
+        for e in stage.world.entities
+        for d in stage.world.doorways
+        if e.label == "door" and np.linalg.norm(stage.pose(e.entity_id)[:2, 3] - d.center) < 0.3
+    }
+    for e in stage.world.entities:
+        for joint in range(len(e.joints)):
+            share = _DOOR_OPEN if e.entity_id in inner else 0.0 if e.label in ("door", "window") else _FRONT_OPEN
+            if rng.random() >= share:
+                continue
+            clearance = stage.clearance(None, frozenset({e.entity_id}))
+            leaf = swept(stage, e.entity_id, joint)
+            if clearance[tuple(stage.floor.cells(leaf).T)].min() > 0.03 or e.label != "door":
+                stage.open(e.entity_id, joint, 1.0 if e.label == "door" else float(rng.uniform(0.5, 1.0)))
