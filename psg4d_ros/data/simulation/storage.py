@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from psg4d_ros.data.recording import AttributeSpan, LabelledFrame, Recording, TrueObject, TrueRelation
 from psg4d_ros.data.simulation.sensors import Scan, Sensor, scan_points, sensor_from_json, sensor_json
-from psg4d_ros.errors import DatasetError, TransformError
+from psg4d_ros.errors import DatasetError
 from psg4d_ros.structures import Float64, Int64, PointFrame
-from psg4d_ros.transforms import check_rigid, invert_rigid, rigid
+from psg4d_ros.transforms import invert_rigid, rigid
 
 WORLD_FRAME_ID = "world"
 _ANNOTATION = "annotation.json"
@@ -264,19 +264,22 @@ def _scene(path: Path, values: Any) -> SceneData:
             raise ValueError(f"stamps_ns holds {stamps.shape} numbers, expected 1 to {_MAX_FRAMES} in a row")
         if poses.shape != (len(stamps), 7):
             raise ValueError(f"mount_poses is {poses.shape}, expected {(len(stamps), 7)}")
-        for number, pose in enumerate(poses):
-            check_rigid(rigid(pose[:3], pose[3:]), f"mount_poses[{number}]")
+        if not np.isfinite(poses).all() or (np.abs(np.linalg.norm(poses[:, 3:], axis=1) - 1.0) > 1e-6).any():
+            raise ValueError("mount_poses must be finite, with quaternions of length 1")
         objects = tuple(_object(entry) for entry in values["objects"])
         relations = tuple(TrueRelation(*_typed(entry, (int, str, int, int, int))) for entry in values["relations"])
         name, settings = _typed((values["name"], values["settings"]), (str, dict))
-    except (KeyError, TypeError, ValueError, OverflowError, TransformError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise DatasetError(f"{place}: {what}") from error
     frames = len(stamps)
     scene = SceneData(
         name, sensor, stamps, poses, objects, relations, lambda: _read_scans(path, sensor, frames), settings
     )
-    scene.recording()  # checks ids and spans
+    try:
+        scene.recording()  # checks ids, spans and stamps
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from error
     return scene
 
 

@@ -7,6 +7,7 @@ image from them shows.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,8 +155,8 @@ def _candidates(
     if kind == "fixed" or not places:
         for room, wanted in zip(rooms, inside, strict=True):
             if wanted or not inside.any():
-                for x in (room.x0 + _WALL_M, room.x1 - _WALL_M):
-                    places += [np.array([x, y, _CEILING_M - 0.1]) for y in (room.y0 + _WALL_M, room.y1 - _WALL_M)]
+                sides = (room.x0 + _WALL_M, room.x1 - _WALL_M), (room.y0 + _WALL_M, room.y1 - _WALL_M)
+                places += [np.array([*corner, _CEILING_M - 0.1]) for corner in itertools.product(*sides)]
         free = [p for p in places if _is_clear(renderer, p, step)]
         places = free or places
     return places
