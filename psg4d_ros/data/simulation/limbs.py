@@ -35,12 +35,16 @@ def length(v: Float64) -> float:
 
 def _axes(direction: Float64, hinge: Float64) -> Float64:
     """float64[3, 3]: columns along ``direction``, ``hinge`` made perpendicular to it, and perpendicular to both."""
-    a = direction / length(direction)
-    h = hinge - (hinge @ a) * a
-    h /= length(h)
-    axes = np.empty((3, 3))
-    axes[:, 0], axes[:, 1], axes[:, 2] = a, h, _cross(a, h)
-    return axes
+    # Plain numbers: for three of them numpy takes ten times as long.
+    ax, ay, az = direction.tolist()
+    n = 1.0 / math.sqrt(ax * ax + ay * ay + az * az)
+    ax, ay, az = ax * n, ay * n, az * n
+    hx, hy, hz = hinge.tolist()
+    along = hx * ax + hy * ay + hz * az
+    hx, hy, hz = hx - along * ax, hy - along * ay, hz - along * az
+    n = 1.0 / math.sqrt(hx * hx + hy * hy + hz * hz)
+    hx, hy, hz = hx * n, hy * n, hz * n
+    return np.array([[ax, hx, ay * hz - az * hy], [ay, hy, az * hx - ax * hz], [az, hz, ax * hy - ay * hx]])
 
 
 def _two_bones(
@@ -90,16 +94,32 @@ def with_matrices(pose: Pose, rotations: dict[str, Float64]) -> Pose:
 
 def feet(body: Body, pose: Pose) -> tuple[Float64, Float64]:
     """Where the ankles are, float64[2, 3], and how the feet are turned, float64[2, 3, 3]; right foot first."""
-    turned, positions = body.frames(pose)
-    return positions[[7, 13]], turned[[7, 13]]
+    positions, turned = _legs(body, pose)
+    return positions[2], turned[2]
+
+
+def _legs(body: Body, pose: Pose) -> tuple[list[Float64], list[Float64]]:
+    """Hips, knees and ankles: positions float64[2, 3] and rotations float64[2, 3, 3] of what hangs on them."""
+    rest = body.rest_joints
+    turned = np.broadcast_to(quaternions.matrices(pose.root_rotation), (2, 3, 3))
+    position, above = np.broadcast_to(pose.root_position, (2, 3)), np.broadcast_to(rest[0], (2, 3))
+    local = quaternions.matrices(pose.joints[[[4, 10], [5, 11], [6, 12]]])
+    positions, rotations = [], []
+    for i in range(3):
+        here = rest[[5 + i, 11 + i]]
+        position = position + (turned @ (here - above)[..., None])[..., 0]
+        turned = turned @ local[i]
+        above = here
+        positions.append(position)
+        rotations.append(turned)
+    return positions, rotations
 
 
 def knee_sides(body: Body, pose: Pose) -> Float64:
     """float64[2, 3]: where the knees point, for ``plant_feet`` to leave them there; right leg first."""
-    turned, positions = body.frames(pose)
-    legs = positions[[[5, 6, 7], [11, 12, 13]]]
+    (hips, knees, ankles), turned = _legs(body, pose)
     # The front of the shin decides for a leg that is straight.
-    sides: Float64 = legs[:, 1] - 0.5 * (legs[:, 0] + legs[:, 2]) - 0.02 * turned[[6, 12]][:, :, 1]
+    sides: Float64 = knees - 0.5 * (hips + ankles) - 0.02 * turned[1][:, :, 1]
     return sides
 
 

@@ -11,6 +11,28 @@ from psg4d_ros.structures import Float64
 IDENTITY: Float64 = np.array([1.0, 0.0, 0.0, 0.0])
 
 
+def _linear(sums: str) -> Float64:
+    """float64[16, N]: takes the products a_i b_j (i, j of w, x, y, z) to N sums such as "ww -xx", parted by commas.
+
+    One product of matrices instead of dozens of small steps: people are posed tens of thousands of times a scene.
+    """
+    rows = sums.split(",")
+    table = np.zeros((16, len(rows)))
+    for column, terms in enumerate(rows):
+        for term in terms.split():
+            i, j = ("wxyz".index(letter) for letter in term[-2:])
+            table[4 * i + j, column] += -1.0 if term[0] == "-" else 1.0
+    return table
+
+
+_PRODUCT = _linear("ww -xx -yy -zz, wx xw yz -zy, wy -xz yw zx, wz xy -yx zw")
+_MATRIX = _linear(
+    "ww xx -yy -zz, xy xy -wz -wz, xz xz wy wy,"
+    "xy xy wz wz, ww -xx yy -zz, yz yz -wx -wx,"
+    "xz xz -wy -wy, yz yz wx wx, ww -xx -yy zz"
+)
+
+
 def normalize(v: Float64) -> Float64:
     """Vectors of length 1 in the direction of ``v``, along the last axis; a zero vector stays zero."""
     length: Float64 = np.sqrt((v * v).sum(axis=-1, keepdims=True))
@@ -19,15 +41,8 @@ def normalize(v: Float64) -> Float64:
 
 def multiply(a: Float64, b: Float64) -> Float64:
     """The rotation that does ``b`` first and then ``a``."""
-    aw, ax, ay, az = a[..., 0], a[..., 1], a[..., 2], a[..., 3]
-    bw, bx, by, bz = b[..., 0], b[..., 1], b[..., 2], b[..., 3]
-    w = aw * bw - ax * bx - ay * by - az * bz
-    result = np.empty((*w.shape, 4))
-    result[..., 0] = w
-    result[..., 1] = aw * bx + ax * bw + ay * bz - az * by
-    result[..., 2] = aw * by - ax * bz + ay * bw + az * bx
-    result[..., 3] = aw * bz + ax * by - ay * bx + az * bw
-    return result
+    products = a[..., :, None] * b[..., None, :]
+    return np.asarray(products.reshape(*products.shape[:-2], 16) @ _PRODUCT, dtype=np.float64)
 
 
 def conjugate(q: Float64) -> Float64:
@@ -44,18 +59,8 @@ def rotation(axis: Sequence[float] | Float64, angle: float | Float64) -> Float64
 
 def matrices(q: Float64) -> Float64:
     """float64[..., 3, 3]: the rotation matrices of unit quaternions."""
-    w, x, y, z = q[..., 0], q[..., 1], q[..., 2], q[..., 3]
-    result = np.empty((*q.shape[:-1], 3, 3))
-    result[..., 0, 0] = 1 - 2 * (y * y + z * z)
-    result[..., 0, 1] = 2 * (x * y - w * z)
-    result[..., 0, 2] = 2 * (x * z + w * y)
-    result[..., 1, 0] = 2 * (x * y + w * z)
-    result[..., 1, 1] = 1 - 2 * (x * x + z * z)
-    result[..., 1, 2] = 2 * (y * z - w * x)
-    result[..., 2, 0] = 2 * (x * z - w * y)
-    result[..., 2, 1] = 2 * (y * z + w * x)
-    result[..., 2, 2] = 1 - 2 * (x * x + y * y)
-    return result
+    products = q[..., :, None] * q[..., None, :]
+    return np.asarray((products.reshape(*q.shape[:-1], 16) @ _MATRIX).reshape(*q.shape[:-1], 3, 3), dtype=np.float64)
 
 
 def from_matrices(m: Float64) -> Float64:
