@@ -366,6 +366,7 @@ def test_wheel_holds_module_messages_and_share(wheel: Path, source_copy: Path) -
     assert "psg4d = psg4d_ros.cli:main" in entry_points
     sources = {str(p.relative_to(source_copy)) for p in source_copy.glob("psg4d_ros/**/*.py")}
     assert len(sources) > 20
+    sources |= {str(p.relative_to(source_copy)) for p in source_copy.glob("psg4d_ros/data/simulation/assets/*")}
     assert sources <= names
     assert {"psg4d_ros/msg/_scene_graph.py", "psg4d_ros/srv/_set_vocabulary.py", "psg4d_ros/py.typed"} <= names
     assert f"{data}/lib/libpsg4d_ros__rosidl_typesupport_fastrtps_c.so" in names

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -80,19 +81,20 @@ class MeshLibrary:
     """The models of assets/, by label."""
 
     def __init__(self, folder: Path) -> None:
+        self._designs: dict[str, list[tuple[str, Design]]] = {}
         try:
             entries = json.loads((folder / "index.json").read_text(encoding="utf-8"))
             with np.load(folder / "meshes.npz", allow_pickle=False) as data:
                 vertices, faces = data["vertices_mm"], data["faces"]
-        except (OSError, ValueError, KeyError) as error:
+            for entry in entries:
+                (v, v_count), (f, f_count) = entry["vertices"], entry["faces"]
+                design = _design(entry, vertices[v : v + v_count], faces[f : f + f_count])
+                self._designs.setdefault(design.label, []).append((entry["split"], design))
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise DatasetError(
-                f"the models of the simulator cannot be read from {folder}: {error}; reinstall the package"
+                f"the models of the simulator in {folder} cannot be read: {type(error).__name__} {error}; "
+                "install the package again"
             ) from error
-        self._designs: dict[str, list[tuple[str, Design]]] = {}
-        for entry in entries:
-            (v, v_count), (f, f_count) = entry["vertices"], entry["faces"]
-            design = _design(entry, vertices[v : v + v_count], faces[f : f + f_count])
-            self._designs.setdefault(entry["label"], []).append((entry["split"], design))
 
     @property
     def labels(self) -> frozenset[str]:

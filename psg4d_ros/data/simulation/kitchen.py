@@ -161,7 +161,7 @@ def _counter(
 
 def _sink(site: Site, T: Float64, at: float, counter: int, held_out: bool) -> None:
     """A basin hung into the worktop, and its tap behind it."""
-    x, y0, y1, top, low = 0.22, -0.2, 0.17, 0.898, 0.74
+    x, y0, y1, top, low = 0.218, -0.198, 0.168, 0.897, 0.74
     t = 0.006
     pieces = [
         box((-x, y0, low), (x, y1, low + t)),
