@@ -150,7 +150,7 @@ def _hand_tops(p_at: tuple[float, float]) -> tuple[float, float, float]:
 
 
 def hands_on_and_beside() -> Scene:
-    """A box right under a hand is touched until it is grasped at 3 s; one a hand's breadth below another hand is not,
+    """A box right under a hand is touched until it is pushed at 3.25 s; one a hand's breadth below another hand is not,
     nor what hangs beside it inside the box of the person."""
     s = HandMade("touching")
     p, q = s.person((0.0, 0.0)), s.person((2.0, 0.0))
@@ -160,7 +160,7 @@ def hands_on_and_beside() -> Scene:
     s.add("stool", [box((0.2, 0.2, z - 0.06))], (x, y))
     s.add("cup", [box((0.03, 0.03, 0.1))], (2.0, -0.12, z - 0.1), on=q)  # before the thigh, within the person's box
     s.say(p, "pushing", near, 3.25, 6.0)
-    return s.timeline(), {(p, near, 0, frame(3))}
+    return s.timeline(), {(p, near, 0, frame(3.25))}
 
 
 def blankets() -> Scene:

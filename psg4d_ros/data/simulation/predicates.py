@@ -166,9 +166,9 @@ CONTACT = (
         "contact",
         _P,
         _PT,
-        f"A hand of the person is within {_cm(TOUCH_M)} of the object's triangles, and the person does nothing to the "
-        "object that has a word of its own (holding, pushing, opening, sitting on, ...), nor is its hand busy picking "
-        "something up or putting it down. A hand that rests beside a cup does not touch it.",
+        f"A hand of the person, who stands, sits or lies still, is within {_cm(TOUCH_M)} of the object's triangles, "
+        "and the hands are not busy: what is held, pushed, sat on and so on has a word of its own, and what a hand brushes "
+        "on its way to something else is not touched. A hand that rests beside a cup does not touch it.",
     ),
     Predicate(
         "covering",
@@ -445,7 +445,7 @@ def predicate_table() -> str:
         "shapes do. Inverses are not labelled, since they follow (a table supports what is on it). Positions are",
         "relative to the object's own front and to gravity, never to the sensor.",
         "",
-        "A person is exactly one of standing on, walking on, sitting on, lying on something at any time; a thing is",
+        "A person is exactly one of standing on, walking on, sitting on, lying on something in any frame; a thing is",
         "exactly one of on, inside, hanging on, attached to something unless somebody holds it or it is in the air. A",
         "relation found by geometry or contact that lasts less than two frames is dropped, as is a place that people",
         f"hold for less than {LASTING_S:g} s; one that is lost for a single frame goes on. What an activity says is",

@@ -35,6 +35,12 @@ Held = dict[tuple[int, str, int], Bool]  # subject, predicate, object -> bool[F]
 _Found = TypeVar("_Found")
 _FROM_SCRIPT = frozenset(p.name for p in ACTIVITY)
 _WALKING = frozenset(("walking to", "walking away from", "walking past", "running to", "carrying"))
+# With these the hands are busy: what they brush meanwhile they do not touch in the sense of the word.
+_BY_HAND = frozenset((
+    "picking up", "putting down", "pushing", "pulling", "opening", "closing", "throwing", "catching", "giving to",
+    "taking from", "drinking from", "eating", "reading", "typing on", "using", "playing with", "cleaning", "stirring",
+    "pouring into", "sitting down on", "standing up from",
+))  # fmt: skip
 _HIGH = 0.5  # what leans touches with what is above this share of its height
 _BEFORE_WINDOW_M = 0.3
 _RUGS = ("carpet",)
@@ -269,20 +275,21 @@ def _hides_window(situation: Situation, cloth: int, o: int, frame: int) -> bool:
 
 
 def _touching(situation: Situation, doing: Held) -> Held:
-    """Hands on things and people that nothing else is said of."""
+    """Hands that rest on things and people while they have nothing else to do."""
     marks = _Marks(situation.frames)
     for person in situation.world.people:
         p = person.entity_id
-        busy = [mask for (s, name, _), mask in doing.items() if s == p and name in ("picking up", "putting down")]
-        for f in range(situation.frames):
-            if any(mask[f] for mask in busy):
-                continue
+        idle: Bool = situation.still[:, p - 1] & ~situation.walking[:, p - 1]
+        for (s, name, _), mask in doing.items():
+            if s == p and name in _BY_HAND:
+                idle &= ~mask
+        for f in np.flatnonzero(idle).tolist():
             hands = [situation.surfaces.hand(p, name, f) for name in HANDS]
             for other in situation.world.entities:
                 o = other.entity_id
-                if o == p or situation.kind(o) == "stuff" or int(situation.carrier[f, p - 1]) == o:
+                if o == p or situation.kind(o) == "stuff" or p == situation.carrier[f, o - 1]:
                     continue
-                if situation.surfaces.boxes_gap(p, o, f) > TOUCH_M or _occupied(doing, p, o, f):
+                if o == situation.carrier[f, p - 1] or situation.surfaces.boxes_gap(p, o, f) > TOUCH_M:
                     continue
                 if any(_hand_on(situation, hand, o, f) for hand in hands if len(hand)):
                     marks.add(p, "touching", o, f)
@@ -291,18 +298,3 @@ def _touching(situation: Situation, doing: Held) -> Held:
 
 def _hand_on(situation: Situation, hand: Float64, o: int, frame: int) -> bool:
     return gap_to(hand, situation.surfaces.triangles(o, frame), TOUCH_M) <= TOUCH_M
-
-
-def _occupied(doing: Held, person: int, o: int, frame: int) -> bool:
-    """Whether the person does something by hand with the object."""
-    for name in _BY_HAND:
-        mask = doing.get((person, name, o))
-        if mask is not None and mask[max(frame - 1, 0) : frame + 2].any():
-            return True
-    return False
-
-
-_BY_HAND = (
-    "holding", "picking up", "putting down", "pushing", "pulling", "opening", "closing", "throwing", "catching",
-    "giving to", "taking from", "typing on", "using", "playing with", "cleaning", "reading", "eating",
-)  # fmt: skip
