@@ -25,8 +25,9 @@ _WALL_M = 0.35  # distance kept from walls
 _CLEAR_M = 0.25  # nothing nearer than this in any direction
 _TOGETHER_M = 2.5  # people this near to each other are kept in view together
 _PERSON_M = 0.6  # horizontal distance kept from people
-_CANDIDATES = 10
-_LOOKS = 4  # times at which a candidate is rated
+_CANDIDATES = 14
+_WELL_SEEN = 0.025  # a person who takes this share of the picture is seen well enough
+_LOOKS = 5  # times at which a candidate is rated
 _GAZE_S = 1.5  # the action is followed this smoothly
 _MAX_SPEED = 0.5  # of a robot, m/s
 _CEILING_M = 2.35  # no sensor higher than this
@@ -126,9 +127,10 @@ def _best_place(
                 directions = _coarse_ring()
             hits = renderer.cast(place, directions, step)
             entities, pixels = np.unique(hits.entity, return_counts=True)
-            shown = sum(min(n / len(directions), 0.05) for e, n in zip(entities, pixels, strict=True) if e in people)
+            share = pixels / len(directions)
+            shown = sum(min(s / _WELL_SEEN, 1.0) for e, s in zip(entities, share, strict=True) if e in people)
             near = float((hits.distance * np.linalg.norm(directions, axis=1) < 0.7).mean())
-            scores[number] += 10.0 * shown / max(len(people), 1) + 0.02 * int((pixels > 2).sum()) - 1.5 * near
+            scores[number] += shown / max(len(people), 1) + 0.02 * int((pixels > 2).sum()) - 1.5 * near
     return places[int(scores.argmax())]
 
 
