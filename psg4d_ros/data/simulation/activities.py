@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.spatial import cKDTree
 
 from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, attending, ramp, together, wait
-from psg4d_ros.data.simulation.bodies import blend
+from psg4d_ros.data.simulation.bodies import Pose, blend
 from psg4d_ros.data.simulation.doors import turn_about
 from psg4d_ros.data.simulation.gestures import talking
 from psg4d_ros.data.simulation.locomotion import beside, go, turn_to
+from psg4d_ros.data.simulation.navigation import smooth_step
 from psg4d_ros.data.simulation.poses import lying, sitting, standing, transition
 from psg4d_ros.data.simulation.stage import Actor, Stage, facing, placed, yaw_of, yaw_towards
 from psg4d_ros.data.simulation.world import STEP_S, Surface
@@ -16,6 +20,7 @@ from psg4d_ros.structures import Float64
 
 _THIGH_SHARE = 0.62  # of the distance from feet to pelvis that lies on a seat, at most
 _TAKES_WEIGHT = 0.85  # of the way down
+_BODY_CLEAR_M = 0.07  # about the radius of a thigh or shin
 
 
 def seat_places(stage: Stage, actor: Actor, seat: int, index: int) -> list[tuple[Float64, float]]:
@@ -60,50 +65,111 @@ def seat_is_free(stage: Stage, actor: Actor, seat: int, index: int, place: Float
     return True
 
 
-def find_seat(stage: Stage, actor: Actor, seat: int) -> tuple[int, Float64, float]:
-    """The surface, place and yaw for sitting on a seat whose front is free. Raises Impossible when there is none."""
+@dataclass(frozen=True, eq=False)
+class Seating:
+    """How somebody sits on a seat. place, yaw: of the entity frame when seated. enter: where one stands before; at a
+    table that is beside the chair. pose: seated, entity frame.
+    """
+
+    surface: int
+    place: Float64
+    yaw: float
+    enter: Float64 | None
+    pose: Pose
+
+
+def find_seat(stage: Stage, actor: Actor, seat: int) -> Seating:
+    """The nearest way to sit on something. Raises Impossible when it is taken or the body does not fit."""
     clearance = stage.clearance(actor)
-    best = None
+    found: list[tuple[float, Seating]] = []
     for index, surface in enumerate(stage.entity(seat).surfaces):
         if surface.kind != "seat" or not 0.2 < surface.center[2] < 0.62 * actor.body.leg_m + 0.35:
             continue
+        height = float(stage.surface(seat, index)[1][2, 3]) + surface.center[2]
+        pose = sitting(actor.body, height)
         for place, yaw in seat_places(stage, actor, seat, index):
-            if stage.floor.at(clearance, place) < 0.07 or not seat_is_free(stage, actor, seat, index, place, yaw):
+            if not seat_is_free(stage, actor, seat, index, place, yaw):
                 continue
-            ahead = stage.floor.at(clearance, place + 0.15 * facing(yaw))
-            if ahead < 0.1:
+            if not _fits(stage, actor, pose, place, yaw, seat):
                 continue
-            distance = float(np.linalg.norm(place - actor.place)) - ahead
-            if best is None or distance < best[0]:
-                best = distance, index, place, yaw
-    if best is None:
+            enter = _entrance(stage, clearance, seat, index, place, yaw)
+            cost = float(np.linalg.norm(place - actor.place)) + (3.0 if enter is None else 0.0)
+            found.append((cost, Seating(index, place, yaw, enter, pose)))
+    if not found:
         raise Impossible(f"nobody can sit on {seat} now")
-    return best[1:]
+    return min(found, key=lambda f: f[0])[1]
+
+
+def _fits(stage: Stage, actor: Actor, pose: Pose, place: Float64, yaw: float, seat: int) -> bool:
+    """Whether the body in a pose keeps clear of everything but its seat."""
+    joints = actor.body.joint_positions(pose)
+    names = ("pelvis", "chest", "head", "right_knee", "left_knee", "right_ankle", "left_ankle", "right_toes", "left_toes")
+    points = [joints[n] for n in names]
+    for side in ("right", "left"):
+        points += [0.5 * (joints[f"{side}_knee"] + joints[f"{side}_ankle"])]
+        points += [0.5 * (joints[f"{side}_knee"] + joints[f"{side}_hip"])]
+    T = placed(place[0], place[1], actor.height_m, yaw)
+    body = np.stack(points) @ T[:3, :3].T + T[:3, 3]
+    around = stage.points_near(place, 0.9, frozenset({seat, *stage.on(seat)}))
+    if not len(around):
+        return True
+    distance, _ = cKDTree(around).query(body)
+    return bool(distance.min() > _BODY_CLEAR_M)
+
+
+def _entrance(
+    stage: Stage, clearance: Float64, seat: int, index: int, place: Float64, yaw: float
+) -> Float64 | None:
+    """Where to stand before sitting down: before the seat if the floor is free, else beside it; None: nowhere."""
+    ahead = stage.floor.at(clearance, place + 0.12 * facing(yaw))
+    if stage.floor.at(clearance, place) >= 0.07 and ahead >= 0.12:
+        return place
+    surface, T = stage.surface(seat, index)
+    entity = stage.entity(seat)
+    vertices = np.concatenate([p.vertices for p in entity.parts])
+    beside_seat = np.abs(vertices[:, 0] - surface.center[0]) > 0.35 * surface.size[0]
+    front_half = vertices[:, 1] < surface.center[1] + 0.1 * surface.size[1]
+    if (beside_seat & front_half & (vertices[:, 2] > surface.center[2] + 0.1)).any():
+        return None  # the arms of the chair are in the way
+    left, back = T[:2, 0], T[:2, 1]
+    for behind in (0.1, 0.2, 0.3, 0.4, 0.5):
+        for side in (1.0, -1.0):
+            enter: Float64 = place + side * left * (0.5 * entity.size[0] + 0.26) + back * behind
+            if stage.floor.at(clearance, enter) >= 0.2:
+                return enter
+    return None
 
 
 def sit_down(stage: Stage, actor: Actor, seat: int) -> Activity:
-    """Go to a seat and sit down on it."""
-    index, place, yaw = find_seat(stage, actor, seat)
-    yield from go(stage, actor, place, target=seat)
-    yield from turn_about(actor, yaw)
-    actor.place = place
-    surface, T = stage.surface(seat, index)
-    upright, seated = standing(actor.body), sitting(actor.body, float(T[2, 3]) + surface.center[2])
+    """Go to a seat and sit down on it; on a chair at a table from the side."""
+    seating = find_seat(stage, actor, seat)
+    if seating.enter is None:
+        raise Impossible(f"nobody gets onto {seat}")
+    yield from go(stage, actor, seating.enter, target=seat)
+    yield from turn_about(actor, seating.yaw)
     with stage.fact(actor.entity_id, "sitting down on", seat):
-        steps = round(1.2 / STEP_S)
-        for k in range(1, steps + 1):
-            actor.base = transition(actor.body, upright, seated, k / steps)
-            if k >= _TAKES_WEIGHT * steps:
-                _sits(stage, actor, seat, index)
-            yield
-    actor.base = seated
+        yield from _lower(stage, actor, seat, seating)
 
 
-def _sits(stage: Stage, actor: Actor, seat: int, index: int) -> None:
+def _lower(stage: Stage, actor: Actor, seat: int, seating: Seating) -> Activity:
+    upright, start = standing(actor.body), actor.place
+    sideways = float(np.linalg.norm(seating.place - start))
+    steps = round((1.2 + sideways) / STEP_S)
+    for k in range(1, steps + 1):
+        actor.base = transition(actor.body, upright, seating.pose, k / steps)
+        actor.place = start + (seating.place - start) * smooth_step(1.15 * k / steps)
+        if k >= _TAKES_WEIGHT * steps:
+            _sits(stage, actor, seat, seating)
+        yield
+    actor.base, actor.place = seating.pose, seating.place
+
+
+def _sits(stage: Stage, actor: Actor, seat: int, seating: Seating) -> None:
     if actor.posture != "sitting":
         stage.set_posture(actor, "sitting")
-        stage.carry(actor.entity_id, seat, index)
+        stage.carry(actor.entity_id, seat, seating.surface)
         actor.seat = actor.near = seat
+        actor.way_out = seating.enter
 
 
 def _stands(stage: Stage, actor: Actor) -> None:
@@ -115,29 +181,28 @@ def _stands(stage: Stage, actor: Actor) -> None:
 
 def start_seated(stage: Stage, actor: Actor, seat: int) -> None:
     """Somebody already sits when the scene begins. Raises Impossible when the seat is not free."""
-    index, place, yaw = find_seat(stage, actor, seat)
-    surface, T = stage.surface(seat, index)
-    actor.place, actor.yaw = place, yaw
-    actor.base = sitting(actor.body, float(T[2, 3]) + surface.center[2])
-    _sits(stage, actor, seat, index)
+    seating = find_seat(stage, actor, seat)
+    actor.place, actor.yaw, actor.base = seating.place, seating.yaw, seating.pose
+    _sits(stage, actor, seat, seating)
 
 
 def stand_up(stage: Stage, actor: Actor) -> Activity:
-    """Rise from what one sits on."""
-    seat = actor.seat
-    if actor.posture != "sitting" or seat is None:
-        raise Impossible("does not sit")
-    if any(np.linalg.norm(o.place - actor.place) < 0.5 for o in stage.actors.values() if o is not actor):
+    """Rise from what one sits on, to where one came from."""
+    seat, out, start = actor.seat, actor.way_out, actor.place
+    if actor.posture != "sitting" or seat is None or out is None:
+        raise Impossible("does not sit, or does not get out")
+    if any(np.linalg.norm(o.place - out) < 0.5 for o in stage.actors.values() if o is not actor):
         raise Impossible("somebody stands in the way")
     seated, upright = actor.base, standing(actor.body)
     with stage.fact(actor.entity_id, "standing up from", seat):
-        steps = round(1.1 / STEP_S)
+        steps = round((1.1 + float(np.linalg.norm(out - start))) / STEP_S)
         for k in range(1, steps + 1):
             actor.base = transition(actor.body, seated, upright, k / steps)
+            actor.place = start + (out - start) * smooth_step(1.15 * k / steps - 0.15)
             if k > (1 - _TAKES_WEIGHT) * steps:
                 _stands(stage, actor)
             yield
-    actor.base = upright
+    actor.base, actor.place = upright, out
     actor.near = seat
 
 
@@ -187,17 +252,12 @@ def lie_down(stage: Stage, actor: Actor, bed: int) -> Activity:
     index, surface, feet, yaw, lane, yaw_lying = lying_place(stage, actor, bed)
     yield from go(stage, actor, feet, target=bed)
     yield from turn_about(actor, yaw)
-    actor.place = feet
     height = float(stage.surface(bed, index)[1][2, 3]) + surface.center[2]
-    upright, seated = standing(actor.body), sitting(actor.body, height)
+    edge = Seating(index, feet, yaw, feet, sitting(actor.body, height))
     with stage.fact(actor.entity_id, "sitting down on", bed):
-        for w in ramp(1.2):
-            actor.base = transition(actor.body, upright, seated, w)
-            if w >= _TAKES_WEIGHT:
-                _sits(stage, actor, bed, index)
-            yield
+        yield from _lower(stage, actor, bed, edge)
     yield from wait(0.3)
-    yield from _between_seat_and_bed(actor, seated, lying(actor.body, height), lane, yaw_lying, 1.8)
+    yield from _between_seat_and_bed(actor, edge.pose, lying(actor.body, height), lane, yaw_lying, 1.8)
     stage.set_posture(actor, "lying")
 
 
@@ -206,7 +266,7 @@ def start_lying(stage: Stage, actor: Actor, bed: int) -> None:
     index, surface, feet, yaw, lane, yaw_lying = lying_place(stage, actor, bed)
     height = float(stage.surface(bed, index)[1][2, 3]) + surface.center[2]
     actor.place, actor.yaw, actor.base = lane, yaw_lying, lying(actor.body, height)
-    _sits(stage, actor, bed, index)
+    _sits(stage, actor, bed, Seating(index, feet, yaw, feet, actor.base))
     stage.set_posture(actor, "lying")
 
 
@@ -219,26 +279,27 @@ def get_up(stage: Stage, actor: Actor) -> Activity:
     height = float(stage.surface(bed, index)[1][2, 3]) + surface.center[2]
     seated = sitting(actor.body, height)
     stage.set_posture(actor, "sitting")
+    actor.way_out = feet
     yield from _between_seat_and_bed(actor, actor.base, seated, feet, yaw, 1.6)
     yield from wait(0.3)
     yield from stand_up(stage, actor)
 
 
-def _between_seat_and_bed(actor: Actor, a: object, b: object, place: Float64, yaw: float, seconds: float) -> Activity:
+def _between_seat_and_bed(actor: Actor, a: Pose, b: Pose, place: Float64, yaw: float, seconds: float) -> Activity:
     """The pelvis goes straight from where it is to where it will be while the body turns and stretches or bends."""
     from_yaw, angle = actor.yaw, angle_between(actor.yaw, yaw)
-    start = actor.to_world(a.root_position)  # type: ignore[attr-defined]
+    start = actor.to_world(a.root_position)
     T = placed(place[0], place[1], actor.height_m, yaw)
-    end = T[:3, :3] @ b.root_position + T[:3, 3]  # type: ignore[attr-defined]
+    end = T[:3, :3] @ b.root_position + T[:3, 3]
     for w in ramp(seconds):
-        pose = blend(a, b, w)  # type: ignore[arg-type]
+        pose = blend(a, b, w)
         actor.yaw = from_yaw + angle * w
         pelvis = (1 - w) * start + w * end
         R = placed(0.0, 0.0, 0.0, actor.yaw)[:3, :3]
         actor.place = (pelvis - R @ (pose.root_position * [1.0, 1.0, 0.0]))[:2]
         actor.base = pose.moved(np.array([0.0, 0.0, pelvis[2] - actor.height_m - pose.root_position[2]]))
         yield
-    actor.place, actor.yaw, actor.base = place, yaw, b  # type: ignore[assignment]
+    actor.place, actor.yaw, actor.base = place, yaw, b
 
 
 def look(stage: Stage, actor: Actor, target: int, seconds: float) -> Activity:

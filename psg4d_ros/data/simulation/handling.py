@@ -97,23 +97,23 @@ def free_spots(
     """Places float64[3] (world frame) on a surface with room for a thing, in random order."""
     surface, T = stage.surface(parent, index)
     size = stage.entity(thing).size
-    radius = 0.5 * float(np.hypot(size[0], size[1]))
+    half_size = 0.5 * max(size[:2])
     if size[2] + _DROP_M > surface.clearance_m and surface.kind != "top":
         return []
-    half = np.array(surface.size) / 2 - min(radius, 0.5 * max(size[:2]) + 0.02)
+    half = np.array(surface.size) / 2 - 0.9 * half_size
     if (half < 0.0).any():
         return []
-    others = [t for t in stage.on(parent) if t != thing and t not in stage.actors]
-    taken = [
-        (stage.pose(t)[:3, 3], 0.5 * float(np.hypot(*stage.entity(t).size[:2])))
-        for t in others
-        if abs(stage.pose(t)[2, 3] - T[2, 3] - surface.center[2]) < 0.6
-    ]
+    taken = []
+    for other in stage.on(parent):
+        if other != thing and other not in stage.actors:
+            points = stage.floor.surface(stage.entity(other), stage.parts[other - 1])
+            taken.append((points.min(axis=0) - half_size - 0.01, points.max(axis=0) + half_size + 0.01))
     out = []
     for _ in range(6 * count):
         local = np.append(rng.uniform(-half, half), 0.0) + surface.center
         spot = T[:3, :3] @ local + T[:3, 3]
-        if all(np.linalg.norm(spot[:2] - place[:2]) > radius + other + 0.01 for place, other in taken):
+        top = spot + [0.0, 0.0, size[2]]
+        if all((spot > high).any() or (top < low).any() for low, high in taken):
             out.append(spot)
             if len(out) == count:
                 break

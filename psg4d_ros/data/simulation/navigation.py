@@ -96,7 +96,8 @@ class FloorMap:
         """float64[K, 2]: the middles of cells, world frame."""
         return self.origin + (np.asarray(cells) + 0.5) * CELL_M
 
-    def _world_points(self, entity: Entity, T_world_part: Float64) -> Float64:
+    def surface(self, entity: Entity, T_world_part: Float64) -> Float64:
+        """float64[K, 3]: points on an entity whose parts have these poses (float64[P, 4, 4]), world frame."""
         if entity.entity_id not in self._points:
             self._points[entity.entity_id] = [surface_points(p) for p in entity.parts]
         local = self._points[entity.entity_id]
@@ -109,14 +110,14 @@ class FloorMap:
 
     def footprint(self, entity: Entity, T_world_part: Float64) -> Int64:
         """int64[K, 2]: cells that an entity takes between ankle and head height, with its parts at float64[P, 4, 4]."""
-        points = self._world_points(entity, T_world_part)
+        points = self.surface(entity, T_world_part)
         taken = np.zeros(self.shape, dtype=bool)
         taken[tuple(self.cells(points[(points[:, 2] > ANKLE_M) & (points[:, 2] < HEAD_M)]).T)] = True
         return np.argwhere(taken)
 
     def tops(self, entity: Entity, T_world_part: Float64) -> tuple[Int64, Float64]:
         """Cells int64[K, 2] below an entity and how high it reaches in each, float64[K] metres."""
-        points = self._world_points(entity, T_world_part)
+        points = self.surface(entity, T_world_part)
         points = points[np.argsort(points[:, 2])]
         top = np.full(self.shape, -np.inf)
         top[tuple(self.cells(points).T)] = points[:, 2]  # of several the last stays, the highest

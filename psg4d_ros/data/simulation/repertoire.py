@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psg4d_ros.data.simulation.acting import Activity, Impossible, together
-from psg4d_ros.data.simulation.activities import get_up, lie_down, look, sit_down, stand_up, walk_up_and_talk
+from psg4d_ros.data.simulation.activities import converse, get_up, lie_down, look, sit_down, stand_up, walk_up_and_talk
 from psg4d_ros.data.simulation.handling import hand_over, pick_up, put_down
 from psg4d_ros.data.simulation.locomotion import beside, follow, go, walk_past, walk_to
 from psg4d_ros.data.simulation.reaching import covering_joints, open_to
@@ -19,6 +19,7 @@ from psg4d_ros.data.simulation.world import Entity
 from psg4d_ros.structures import Float64
 
 NEAR_M = 4.5
+SEATED_REACH_M = 1.3
 _DRINKS = frozenset({"cup", "glass", "bottle", "can", "carton"})
 _POURS = frozenset({"bottle", "can", "carton"})
 _FILLED = frozenset({"cup", "glass", "bowl", "pot"})
@@ -51,7 +52,7 @@ class Repertoire:
     def __init__(self, stage: Stage, actor: Actor, free: list[Actor], rng: np.random.Generator) -> None:
         self.stage, self.actor, self.rng = stage, actor, rng
         self.free = [o for o in free if o.posture != "lying"]
-        self.around = around(stage, actor, rng)
+        self.around = around(stage, actor, rng, NEAR_M if actor.posture == "standing" else SEATED_REACH_M)
         self.found: list[Proposal] = []
         if actor.posture == "lying":
             self.add("get up", 1.0, get_up(stage, actor))
@@ -59,7 +60,14 @@ class Repertoire:
         for e in self.around[:3]:
             self.add("look at", 0.35, look(stage, actor, e.entity_id, float(rng.uniform(1.2, 2.5))))
         if actor.posture == "sitting":
-            self.add("stand up", 0.8, stand_up(stage, actor))
+            if actor.way_out is not None:
+                self.add("stand up", 0.8, stand_up(stage, actor))
+            for other in self.free:
+                seconds = self.seconds(2.0, 4.0)
+                if other.posture == "standing":
+                    self.add("talk", 1.2, walk_up_and_talk(stage, other, actor, seconds), other)
+                elif np.linalg.norm(other.place - actor.place) < 2.2:
+                    self.add("talk", 1.5, converse(stage, actor, other, seconds), other)
         else:
             self._get_about()
         for thing in sorted(set(actor.holding.values())):

@@ -96,7 +96,8 @@ class Hold:
 @dataclass(eq=False)
 class Actor:
     """A person on the stage. place: x, y on the floor; height_m: z of the entity frame; base: how the body is bent
-    before hands reach and the head turns. seat: what it sits or lies on. near: what it last dealt with. phase: of its
+    before hands reach and the head turns. seat: what it sits or lies on; way_out: where it stands
+    up to. near: what it last dealt with. phase: of its
     steps. gaze: the entity or the point (world frame) that is looked at. points: Body.joint_positions of the last step.
     posed, wanted: what that step was made from.
     """
@@ -109,6 +110,7 @@ class Actor:
     height_m: float = 0.0
     posture: str = "standing"
     seat: int | None = None
+    way_out: Float64 | None = None
     reaching: dict[Hands, Reach] = field(default_factory=dict)
     holding: dict[Hand, int] = field(default_factory=dict)
     near: int | None = None
@@ -253,6 +255,17 @@ class Stage:
                 self._tops[e.entity_id] = self.floor.tops(e, self.parts[e.entity_id - 1])
             tops[e.entity_id] = self._tops[e.entity_id]
         return self.floor.heights(tops)
+
+    def points_near(self, place: Float64, radius_m: float, ignore: frozenset[int] = frozenset()) -> Float64:
+        """float64[K, 3]: points on things around a place (x, y), people and what they hold left out."""
+        found = [np.zeros((0, 3))]
+        for e in self.world.entities:
+            skip = e.body is not None or is_structure(e) or e.entity_id in ignore or e.entity_id in self.holds
+            away = float(np.linalg.norm(self.pose(e.entity_id)[:2, 3] - place))
+            if not skip and away < radius_m + 0.5 * float(np.hypot(e.size[0], e.size[1])) and e.size[2] > 0.03:
+                points = self.floor.surface(e, self.parts[e.entity_id - 1])
+                found.append(points[np.linalg.norm(points[:, :2] - place, axis=1) < radius_m])
+        return np.concatenate(found)
 
     # What happens
 
