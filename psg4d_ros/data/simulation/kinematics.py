@@ -25,6 +25,7 @@ from psg4d_ros.structures import Float64
 Hands = Literal["left", "right", "both"]
 
 _MAX_LEAN = 1.4  # radians, hips and back together
+_MAX_SEATED_LEAN = 0.95
 _MAX_CROUCH = 0.63  # of the height of the hips
 _MAX_TWIST = 0.9  # radians between pelvis and shoulders
 _MAX_HEAD_TURN, _MAX_HEAD_DOWN, _MAX_HEAD_UP = 1.3, 0.85, 0.8
@@ -100,11 +101,12 @@ def _lean(body: Body, pose: Pose, pelvis: Float64, aim: dict[Hand, Float64], tar
     twist = min(max(bearing, -_MAX_TWIST), _MAX_TWIST) * (0.8 if len(aim) == 1 else 0.4)
     direction = heading + min(max(bearing, -1.2), 1.2)
     axis = np.array([math.cos(direction), math.sin(direction), 0.0])  # leaning forward turns about it
+    most = _MAX_LEAN if standing else _MAX_SEATED_LEAN
     backwards = np.array([-math.sin(direction), math.cos(direction), 0.0])
 
     def moved(effort: Float64) -> tuple[Float64, Float64, Float64]:
         """Turns of the hips and of each half of the back (float64[..., 4], entity frame), place of the pelvis."""
-        lean, turn = _MAX_LEAN * effort, twist * np.minimum(1.0, 2.5 * effort)
+        lean, turn = most * effort, twist * np.minimum(1.0, 2.5 * effort)
         crouch = _MAX_CROUCH * body.leg_m * low * effort
         hips = quaternions.multiply(quaternions.rotation(axis, 0.45 * lean), quaternions.rotation(_UP, 0.3 * turn))
         back = quaternions.multiply(quaternions.rotation(axis, 0.25 * lean), quaternions.rotation(_UP, 0.35 * turn))
