@@ -94,4 +94,4 @@ def painted(name: str, shape: Shape, colors: Float64, rng: np.random.Generator) 
 
 def face_centers(shape: Shape) -> Float64:
     """float64[M, 3]."""
-    return shape.vertices[shape.faces].mean(axis=1)
+    return np.asarray(shape.vertices[shape.faces].mean(axis=1), dtype=np.float64)
