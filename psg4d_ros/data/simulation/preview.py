@@ -14,7 +14,7 @@ from psg4d_ros.data.recording import TrueRelation
 from psg4d_ros.data.simulation.sensors import Scan, scan_points
 from psg4d_ros.data.simulation.storage import SceneData, write_whole
 from psg4d_ros.messages import track_color
-from psg4d_ros.structures import Float32, Int32, UInt8
+from psg4d_ros.structures import Float32, Float64, Int32, UInt8
 from psg4d_ros.transforms import transform_points
 
 _WIDTH, _MARGIN, _VIEWS, _GAP = 1560, 20, 6, 6
@@ -108,7 +108,7 @@ def _views(scene: SceneData, scan: Scan, number: int, cell: int) -> tuple[Image.
     if not kept.any():
         empty = Image.new("RGB", (cell, cell), _PAPER)
         return empty, empty
-    extent = _extent(points[kept])
+    extent = _map_extent(scene, points[kept], instance[kept], scene.mount_poses[number : number + 1])
     seen, _ = _painted(points[kept], np.minimum(grey.astype(np.int32) * 2, 255).astype(np.uint8), extent, cell)
     whose, places = _painted(points[kept], _instance_colors(scene, instance[kept]), extent, cell)
     _write_names(whose, scene, instance[kept], places)
@@ -132,9 +132,11 @@ def _write_names(image: Image.Image, scene: SceneData, instance: Int32, places: 
         draw.text((float(x), float(y)), text, _INK, _font(11), anchor="mm", stroke_width=2, stroke_fill=_PAPER)
 
 
-def _extent(points: Float32) -> tuple[float, float, float]:
-    """Left, lower and edge of the square that holds all points, metres."""
-    low, high = points[:, :2].min(axis=0) - 0.4, points[:, :2].max(axis=0) + 0.4
+def _map_extent(scene: SceneData, points: Float32, instance: Int32, path: Float64) -> tuple[float, float, float]:
+    """Left, lower and edge of a square with the things and the path, metres: through windows one sees far beyond."""
+    things = np.isin(instance, [o.object_id for o in scene.objects if o.is_thing])
+    shown = np.concatenate([points[things][:, :2], path[:, :2] - 1.0, path[:, :2] + 1.0])
+    low, high = shown.min(axis=0) - 0.4, shown.max(axis=0) + 0.4
     edge = float((high - low).max())
     middle = (low + high) / 2
     return float(middle[0] - edge / 2), float(middle[1] - edge / 2), edge
@@ -170,9 +172,7 @@ def _from_above(scene: SceneData) -> Image.Image:
     low = points[:, 2] < _HEAD_M
     points, instance = points[low], instance[low]
     path = scene.mount_poses[:, :2]
-    # Things and the path tell how far the rooms go; through windows one sees far beyond.
-    things = np.isin(instance, [o.object_id for o in scene.objects if o.is_thing])
-    extent = _extent(np.concatenate([points[things][:, :2], path - 1.0, path + 1.0]).astype(np.float32))
+    extent = _map_extent(scene, points, instance, scene.mount_poses)
     image, places = _painted(points, _instance_colors(scene, instance), extent, _MAP)
     _write_names(image, scene, instance, places)
     draw = ImageDraw.Draw(image)

@@ -65,7 +65,7 @@ class SpinningLidar:
     rings: int = 32
     columns: int = 600
     up_deg: float = 20.0
-    down_deg: float = -35.0
+    down_deg: float = -40.0
     near_m: float = 0.3
     far_m: float = 30.0
     noise: float = 1.0

@@ -29,6 +29,11 @@ _CANDIDATES = 14
 _WELL_SEEN = 0.025  # a person who takes this share of the picture is seen well enough
 _LOOKS = 5  # times at which a candidate is rated
 _GAZE_S = 1.5  # the action is followed this smoothly
+# Lowest and highest place, metres, by whether it is a camera. Rings of a LiDAR that hangs high miss the floor.
+_HEIGHTS: dict[bool, dict[PathKind, tuple[float, float]]] = {
+    True: {"fixed": (1.2, 2.2), "robot": (0.5, 1.3), "handheld": (1.35, 1.75)},
+    False: {"fixed": (0.8, 1.5), "robot": (0.4, 1.0)},
+}
 _MAX_SPEED = 0.5  # of a robot, m/s
 _CEILING_M = 2.35  # no sensor higher than this
 
@@ -114,7 +119,9 @@ def _best_place(
     rng: np.random.Generator,
 ) -> Float64:
     """float64[3]: the candidate that shows most of the people and of things."""
-    places = _candidates(renderer, timeline, action, kind, int(steps[0]), rng)
+    places = _candidates(
+        renderer, timeline, action, _HEIGHTS[camera][kind], camera and kind == "fixed", int(steps[0]), rng
+    )
     scores = np.zeros(len(places))
     people = {p.entity_id for p in timeline.world.people}
     for look in np.unique(np.linspace(0, len(steps) - 1, _LOOKS).round().astype(int)):
@@ -135,14 +142,20 @@ def _best_place(
 
 
 def _candidates(
-    renderer: Renderer, timeline: Timeline, action: _Action, kind: PathKind, step: int, rng: np.random.Generator
+    renderer: Renderer,
+    timeline: Timeline,
+    action: _Action,
+    heights: tuple[float, float],
+    corners: bool,
+    step: int,
+    rng: np.random.Generator,
 ) -> list[Float64]:
-    """Free places, most of them in the rooms of the action; high corners where the floor has no room."""
+    """Free places, most of them in the rooms of the action. corners: also high in the corners, as where there is no
+    free floor."""
     rooms = timeline.world.rooms
     x, y = action.target[:, 0], action.target[:, 1]
     shares = np.array([((r.x0 <= x) & (x <= r.x1) & (r.y0 <= y) & (y <= r.y1)).mean() for r in rooms])
     weights, inside = shares + 0.1, shares > 0
-    heights = {"fixed": (1.2, 2.2), "robot": (0.5, 1.3), "handheld": (1.35, 1.75)}[kind]
     places: list[Float64] = []
     for _ in range(20 * _CANDIDATES):
         room = rooms[rng.choice(len(rooms), p=weights / weights.sum())]
@@ -154,7 +167,7 @@ def _candidates(
             places.append(place)
         if len(places) == _CANDIDATES:
             break
-    if kind == "fixed" or not places:
+    if corners or not places:
         for room, wanted in zip(rooms, inside, strict=True):
             if wanted or not inside.any():
                 sides = (room.x0 + _WALL_M, room.x1 - _WALL_M), (room.y0 + _WALL_M, room.y1 - _WALL_M)
