@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,14 @@ from predicate_scenes import BY_GEOMETRY, frame, said_and_not_said, who_sits
 
 from psg4d_ros.data.recording import AttributeSpan, TrueRelation
 from psg4d_ros.data.simulation.attributes import true_attributes
+from psg4d_ros.data.simulation.classes import TRAIN_WORDS
+from psg4d_ros.data.simulation.contacts import HANDS, Surfaces, gap_to
+from psg4d_ros.data.simulation.director import perform
+from psg4d_ros.data.simulation.furnishing import make_world
 from psg4d_ros.data.simulation.predicates import ACTIVITY, ATTRIBUTES, PREDICATES, predicate_table
 from psg4d_ros.data.simulation.relations import true_relations
 from psg4d_ros.data.simulation.spans import steady_spans, steady_states
+from psg4d_ros.data.simulation.world import Timeline
 from psg4d_ros.vocabulary import default_vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,6 +148,47 @@ def test_spans_do_not_depend_on_the_rate_of_the_sensor(name):
         assert (s, o) == (s5, o5)
         assert 5 * (a - 1) <= a5 <= 5 * a
         assert 5 * (b - 1) <= b5 <= 5 * b
+
+
+@pytest.fixture(scope="module")
+def acted() -> Timeline:
+    """A furnished world in which three people act for ten seconds."""
+    rng = np.random.default_rng(7)
+    return perform(make_world(rng, name="acted", words=TRAIN_WORDS, rooms=1, people=3), rng, duration_s=10.0)
+
+
+def test_in_a_furnished_world_everything_is_carried_by_exactly_one_thing_or_held(acted):
+    steps = np.arange(0, len(acted.times_s), 5)
+    carried = np.zeros((len(steps), len(acted.world.entities)), dtype=int)
+    for r in true_relations(acted, steps):
+        if PREDICATES[r.predicate].decided_by == "support":
+            carried[r.start_frame : r.end_frame, r.subject_id - 1] += 1
+    people = [p.entity_id for p in acted.world.people]
+    for e in acted.world.entities:
+        by = np.broadcast_to(acted.carrier[e.entity_id - 1], len(acted.times_s))[steps]
+        rests = (by > 0) & ~(np.isin(by, people) & (e.body is None))
+        assert (carried[:, e.entity_id - 1] == rests).mean() > 0.95, f"{e.label} {e.entity_id}"  # lifted between frames
+
+
+def test_in_a_furnished_world_what_is_held_is_at_the_hand(acted):
+    steps = np.arange(0, len(acted.times_s), 5)
+    surfaces = Surfaces(acted, steps)
+    held = [r for r in true_relations(acted, steps) if r.predicate == "holding"]
+    assert held
+    for r in held:
+        for f in range(r.start_frame, r.end_frame):
+            triangles = surfaces.triangles(r.object_id, f)
+            assert min(gap_to(surfaces.hand(r.subject_id, h, f), triangles, 0.5) for h in HANDS) < 0.04
+
+
+def test_in_a_furnished_world_attributes_that_exclude_each_other_fill_all_frames(acted):
+    steps = np.arange(0, len(acted.times_s), 5)
+    groups = (("standing", "sitting", "lying"), ("moving", "still"), ("open", "closed"))
+    for spans in true_attributes(acted, steps).values():
+        for group in groups:
+            of_group = sorted((a.start_frame, a.end_frame) for a in spans if a.name in group)
+            assert not of_group or (of_group[0][0], of_group[-1][1]) == (0, len(steps))
+            assert all(a[1] == b[0] for a, b in pairwise(of_group))
 
 
 def test_attributes_over_time():

@@ -34,6 +34,7 @@ class Surfaces:
         self._first: list[Int64] = []
         self._points: dict[tuple[int, int], Float64] = {}
         self._triangles: dict[tuple[int, int], Float64] = {}
+        self._middles: dict[tuple[int, int], Float64] = {}
         self._outlines: dict[tuple[int, int], Float64] = {}
         self._samples = {e.entity_id: _sample(e) for e in entities}
         for i in range(len(entities)):
@@ -45,6 +46,9 @@ class Surfaces:
             boxes = np.stack([timeline.box(i + 1, int(steps[f])) for f in first])
             self.boxes[:, i] = boxes[self.poses[:, i]]
         self.moves = np.array([len(first) > 1 for first in self._first])
+        low, high = self.boxes[:, :, 0], self.boxes[:, :, 1]
+        apart = np.maximum(low[:, :, None] - high[:, None], low[:, None] - high[:, :, None])
+        self._gaps = np.linalg.norm(np.maximum(apart, 0.0), axis=-1)
 
     def _step(self, entity_id: int, frame: int) -> int:
         return int(self.steps[self._first[entity_id - 1][self.poses[frame, entity_id - 1]]])
@@ -106,19 +110,19 @@ class Surfaces:
 
     def middle(self, entity_id: int, frame: int) -> Float64:
         """float64[3]: the middle of the box; of a person, that of the trunk (the pelvis, which is the first part)."""
-        entity = self.world.entity(entity_id)
-        if entity.body is None:
-            middle: Float64 = self.boxes[frame, entity_id - 1].mean(axis=0)
-            return middle
-        T = self.transforms(entity_id, frame)[0]
-        pelvis: Float64 = _moved(entity.parts[0].vertices.mean(axis=0, keepdims=True), T)[0]
-        return pelvis
+        key = self._key(entity_id, frame)
+        if key not in self._middles:
+            entity = self.world.entity(entity_id)
+            if entity.body is None:
+                self._middles[key] = self.boxes[frame, entity_id - 1].mean(axis=0)
+            else:
+                pelvis = entity.parts[0].vertices.mean(axis=0, keepdims=True)
+                self._middles[key] = _moved(pelvis, self.transforms(entity_id, frame)[0])[0]
+        return self._middles[key]
 
     def boxes_gap(self, a: int, b: int, frame: int) -> float:
         """Metres between two boxes, 0 where they overlap: what is farther apart does not touch."""
-        first, second = self.boxes[frame, a - 1], self.boxes[frame, b - 1]
-        apart = np.maximum(np.maximum(first[0] - second[1], second[0] - first[1]), 0.0)
-        return float(np.linalg.norm(apart))
+        return float(self._gaps[frame, a - 1, b - 1])
 
     def gap(self, a: int, b: int, frame: int, limit_m: float) -> float:
         """Metres between the surfaces of two entities; inf where it is more than ``limit_m``.

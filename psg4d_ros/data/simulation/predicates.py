@@ -167,8 +167,8 @@ CONTACT = (
         _P,
         _PT,
         f"A hand of the person, who stands, sits or lies still, is within {_cm(TOUCH_M)} of the object's triangles, "
-        "and the hands are not busy: what is held, pushed, sat on and so on has a word of its own, and what a hand brushes "
-        "on its way to something else is not touched. A hand that rests beside a cup does not touch it.",
+        "and the hands are not busy: what is held, pushed, sat on and so on has a word of its own, and what a hand "
+        "brushes on its way to something else is not touched. A hand that rests beside a cup does not touch it.",
     ),
     Predicate(
         "covering",
