@@ -70,7 +70,7 @@ MODELS = {
     "vase": "vase1 vase2 vase3 jar vase5 old_jar",
     "plant": """decorativePlant ficus mediumIndoorPlant maceta augalas plant spatifilum spider_plant succulentPlant
         cactus luckyBamboo bonsai-tree calla_lily_with_roses tulip tulips white_lily orchids littlePlant""",
-    "towel": "towel towel2 com_bath3_toalla",
+    "towel": "com_bath3_toalla",
     "shoe": "sneakers mocassin woman_shoes slippers bootie",
     "ball": "basketball ballonFoot",
     "toy": """teddyBear toyTrain carrito-de-madera doll woodToy rubix2 cartoon_biplane caballito xylophone

@@ -181,10 +181,11 @@ def paint(design: Design, rng: np.random.Generator) -> tuple[tuple[Part, ...], s
 
 
 def entity(design: Design, entity_id: int, rng: np.random.Generator) -> Entity:
-    """A painted thing with its number."""
+    """A painted thing with its number. Of what can be lifted in general, large specimens can only be shifted."""
     parts, color = paint(design, rng)
     rule, (w, d, h) = RULES[design.label], design.size
     # Where nothing better is known, a thing is held at its middle; tall and thin ones a little above it.
+    light = max(w, d, h) < 0.85 and w * d * h < 0.09
     grip = design.grip or (0.0, 0.0, h * (0.55 if h > 2 * max(w, d) else 0.5))
     return Entity(
         entity_id,
@@ -197,6 +198,6 @@ def entity(design: Design, entity_id: int, rng: np.random.Generator) -> Entity:
         design.surfaces,
         design.joints,
         rule.movable,
-        rule.graspable,
+        rule.graspable and light,
         grip,
     )

@@ -131,9 +131,10 @@ def _outside(site: Site) -> None:
         hedge = [(plants.vertices @ T[:3, :3].T + T[:3, 3], plants.faces, plants.tones) for T in row]
         strips.setdefault("vegetation", []).append(shape("hedge", *hedge))
         if fence is not None:
-            for s in np.arange(0.9 - length, length - 0.8, fence.size[0]):
-                site.add(fence, _outdoors(mid + out * (wall + 1.7) + along * s, yaw), None)
-            fence = None  # one row is enough
+            panel, wide = fence.shapes[0], fence.size[0]
+            panels = tuple(panel.moved(s, 0.0, 0.0) for s in np.arange(wide / 2 - length, length - wide / 2, wide))
+            site.add(Design("fence", fence.asset, panels), _outdoors(mid + out * (wall + 1.7), yaw), None)
+            fence = None  # one side is enough
     for label, shapes in strips.items():
         if site.allowed(label):
             site.add(Design(label, "", tuple(shapes)), np.eye(4), None)

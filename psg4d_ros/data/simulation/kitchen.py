@@ -16,24 +16,16 @@ from psg4d_ros.structures import Float64
 def kitchen_row(site: Site, room: int) -> None:
     """Units side by side along the wall with most room: their worktop is the counter."""
     rng, area = site.rng, site.plan.rooms[room]
-    units = ["base", "sink", "dishwasher", "stove", "base"]
-    units = [units[k] for k in rng.permutation(5)][: int(rng.integers(3, 6))]
-    for needed in ("stove", "sink"):
-        if needed not in units:
-            units[int(rng.integers(len(units)))] = needed
-    if "sink" not in units:
-        units.append("sink")
-    tall = ["refrigerator"] if site.chance(0.9) else []
-    if site.chance(0.3) and site.allowed("washing machine"):
-        units.append("base")
-    while units:
-        width = 0.6 * len(units)
+    units = ["stove", "sink", *("base", "dishwasher", "base")[: int(rng.integers(1, 4))]]
+    fridge = site.chance(0.9)
+    while len(units) >= 2:
+        order = [units[k] for k in rng.permutation(len(units))]
         for side in rng.permutation(4).tolist():
             length = (area.x1 - area.x0) if side in (0, 2) else (area.y1 - area.y0)
-            if length < width + 0.05:
+            if length < 0.6 * len(units) + 0.05:
                 continue
             for share in (0.0, 1.0, float(rng.random())):
-                if _build_row(site, room, side, share, units, bool(tall)):
+                if _build_row(site, room, side, share, order, fridge):
                     return
         units = units[:-1]
 
@@ -53,7 +45,7 @@ def _build_row(site: Site, room: int, side: int, share: float, units: list[str],
     held_out = site.held_out
     sink_at: float | None = None
     spans: list[tuple[float, float]] = []
-    handles = rng.integers(2**32)
+    look = int(rng.integers(2**32))  # handles and colour of all cupboards
     for k, unit in enumerate(units):
         at = -width / 2 + 0.3 + 0.6 * k
         if unit == "stove":
@@ -62,14 +54,15 @@ def _build_row(site: Site, room: int, side: int, share: float, units: list[str],
             design = joinery.dishwasher(rng, held_out)
         else:
             form = "sink" if unit == "sink" else "base"
-            design = joinery.cabinet(np.random.default_rng(handles), held_out, form)
+            design = joinery.cabinet(np.random.default_rng(look), held_out, form)
             # The worktop covers its top.
             open_to_hands = tuple(f for f in design.surfaces if f.kind != "top")
             design = Design(design.label, design.asset, design.shapes, open_to_hands, design.joints)
             if unit == "sink":
                 sink_at = at
         back = depth / 2 - design.size[1] / 2 if unit != "stove" else 0.0
-        index = site.add(design, T @ pose(at, min(back, 0.01), 0.0, 0.0), (site.floor, room))
+        paint = look if design.label == "cabinet" else None
+        index = site.add(design, T @ pose(at, min(back, 0.01), 0.0, 0.0), (site.floor, room), paint=paint)
         if unit == "stove":
             site.host(index, "counter", ("top",))
         else:
@@ -86,7 +79,7 @@ def _build_row(site: Site, room: int, side: int, share: float, units: list[str],
         _sink(site, T, sink_at, counter, held_out)
     if fridge and site.allowed("refrigerator"):
         _refrigerator(site, T, room, width, depth, held_out)
-    _upper_cabinets(site, T, room, width)
+    _upper_cabinets(site, T, room, width, look)
     if site.allowed("microwave") and site.chance(0.7):
         _microwave(site, counter, held_out)
     return True
@@ -181,7 +174,7 @@ def _sink(site: Site, T: Float64, at: float, counter: int, held_out: bool) -> No
         site.add(tap, T @ pose(at, 0.235, 0.895, 0.0), (counter, -1))
 
 
-def _upper_cabinets(site: Site, T: Float64, room: int, width: float) -> None:
+def _upper_cabinets(site: Site, T: Float64, room: int, width: float, look: int) -> None:
     """Cupboards on the wall above the row."""
     if site.chance(0.3):
         return
@@ -194,7 +187,7 @@ def _upper_cabinets(site: Site, T: Float64, room: int, width: float) -> None:
         spot = footprint(made, x, y, yaw, z)
         if site.space.fits(spot, site.plan.rooms[room]) and site.chance(0.8):
             site.space.take(spot)
-            index = site.add(made, pose(x, y, z, yaw), (site.wall, -1), like=first)
+            index = site.add(made, pose(x, y, z, yaw), (site.wall, -1), like=first, paint=look)
             first = index if first is None else first
             site.host(index, "cabinet", ("inside",))
         at += made.size[0] + 0.002

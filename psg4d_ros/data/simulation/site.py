@@ -100,13 +100,25 @@ class Site:
             design = built[k - len(meshes)](self.rng, self.held_out)
         return design if low <= design.size[2] <= high * 1.06 and max(design.size[:2]) <= longest * 1.06 else None
 
-    def add(self, design: Design, T: Float64, support: tuple[int, int] | None, like: int | None = None) -> int:
-        """Puts a thing into the world. support: (index, surface) of its carrier. like: it has the paint of that one."""
+    def add(
+        self,
+        design: Design,
+        T: Float64,
+        support: tuple[int, int] | None,
+        like: int | None = None,
+        paint: int | None = None,
+    ) -> int:
+        """Puts a thing into the world. support: (index, surface) of its carrier.
+
+        like: it is the same as that one, down to its paint. paint: things with the same number have one colour.
+        """
         index = len(self.entities)
         if like is None:
-            made = entity(design, index + 1, self.rng)
+            made = entity(design, index + 1, self.rng if paint is None else np.random.default_rng(paint))
         else:
             made = replace(self.entities[like], entity_id=index + 1)
+        if support is not None and support[1] < 0:  # what hangs stays where it is
+            made = replace(made, movable=False, graspable=False)
         self.entities.append(made)
         self.designs.append(design)
         self.poses.append(T)
