@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -332,6 +334,51 @@ def test_replay_reads_a_simulated_bag(bag, scene, tiny_checkpoint):
     assert result.topic == "/points"
     assert [g["stamp_ns"] for g in result.graphs] == scene.stamps_ns.tolist()
     assert {g["frame_id"] for g in result.graphs} == {"world"}
+
+
+@pytest.mark.ros
+def test_a_simulated_bag_plays_through_the_node(bag, scene, tiny_checkpoint):
+    """Player, node and listener as processes of their own: the last cloud's graph and labelled points come out."""
+    pytest.importorskip("rclpy", reason="needs rclpy: source a ROS 2 distribution, or run `make test` for the wheels")
+    from ros_support import Process, own_domain
+
+    domain, python = own_domain(), sys.executable
+    arguments = [
+        "--ros-args",
+        "-r",
+        "~/input/points:=/points",
+        "-p",
+        "inference.threads:=1",
+        "-p",
+        "use_sim_time:=true",
+    ]
+    listener = Process([python, str(Path(__file__).parent / "ros_listener.py")], domain)
+    node = Process(
+        [python, "-m", "psg4d_ros.ros.node", *arguments, "-p", f"checkpoint:={tiny_checkpoint}"],
+        domain,
+    )
+    player = None
+    try:
+        node.wait_for("loaded tiny")
+        listener.wait_for("ready")
+        player = Process([python, "-m", "psg4d_ros.ros.bag_player", str(bag), "--wait-for-subscribers", "1"], domain)
+        assert player.ended(60.0) == 0, player.output
+        listener.wait_for(f"graph {int(scene.stamps_ns[-1])}")
+        node.signal(signal.SIGINT)
+        assert node.ended() == 0, node.output
+        listener.signal(signal.SIGTERM)
+        assert listener.ended() == 0, listener.output
+    finally:
+        for process in (listener, node, player):
+            if process is not None:
+                process.kill()
+    assert f"played {FRAMES} clouds" in player.output
+    heard = json.loads(listener.output.splitlines()[-1])
+    last = heard["scene_graph/instances"][-1]
+    assert last["stamp"] == int(scene.stamps_ns[-1])
+    assert last["frame"] == "camera_optical_frame"
+    *_, final = scene.recording().open_frames()
+    assert last["points"] == len(final.frame)
 
 
 # --- previews and statistics
