@@ -7,6 +7,7 @@ from box_world import block
 
 from psg4d_ros.data.simulation.bodies import Body, Pose, make_body
 from psg4d_ros.data.simulation.poses import sitting, standing
+from psg4d_ros.data.simulation.stage import joint_motion
 from psg4d_ros.data.simulation.world import STEP_S, Entity, Fact, Joint, Part, Room, Timeline, World
 
 FLOOR, WALL = 1, 2
@@ -139,6 +140,9 @@ class HandMade:
             leaf = self.open.get(e.entity_id, [(0.0, 0.0)])
             fraction = np.array([[f for t0, f in leaf if t0 <= t + 1e-9][-1] for t in times])
             by = np.array([[c for t0, c in self.carriers[e.entity_id - 1] if t0 <= t + 1e-9][-1] for t in times])
+            for joint in e.joints:
+                T, P = np.repeat(T, steps // len(T), axis=0), np.repeat(P, steps // len(P), axis=0)
+                P[:, joint.part] = T @ np.stack([joint_motion(joint, f) for f in fraction])
             poses.append(T)
             parts.append(P)
             opened.append(np.repeat(fraction[:, None], len(e.joints), axis=1))
@@ -150,8 +154,9 @@ class HandMade:
         return Timeline(world, times, tuple(parts), tuple(poses), tuple(opened), tuple(carriers), facts)
 
 
-def hinge(part: int) -> Joint:
-    return Joint("hinge", part, (0.0, 0.0, 0.0), (0.0, 0.0, 1.0), 1.5, (0.0, 0.0, 0.0))
+def hinge(part: int, x: float, y: float) -> Joint:
+    """A door that turns about the upright line at x, y by 100 degrees."""
+    return Joint("hinge", part, (x, y, 0.0), (0.0, 0.0, 1.0), 1.75, (-x, y, 1.0))
 
 
 def _at(keys: list[tuple[float, np.ndarray]], t: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from hand_made_timeline import BODY, FLOOR, FRAMES, RATE_HZ, WALL, HandMade, box, case, chair, table
+from hand_made_timeline import BODY, FLOOR, FRAMES, RATE_HZ, WALL, HandMade, box, case, chair, hinge, table
 
 from psg4d_ros.data.simulation.poses import lying, standing
 from psg4d_ros.data.simulation.predicates import ACTIVITY
@@ -200,7 +200,7 @@ def picture_over_sofa() -> Scene:
 
 
 def side_by_side() -> Scene:
-    """A lamp beside a bed; not the far one, not the one behind another, not what stands on the bed."""
+    """A plant beside a bed; not what is farther, nor on the bed, nor before a cupboard's door that is opened."""
     s = HandMade("next to")
     bed = s.add("bed", [box((1.6, 2.0, 0.5))], (0, 0))
     plant = s.add("plant", [box((0.4, 0.4, 0.8))], (1.1, 0.0))
@@ -208,8 +208,10 @@ def side_by_side() -> Scene:
     s.add("pillow", [box((0.4, 0.4, 0.1))], (0.5, 0.0, 0.5), on=bed)
     p = s.person((-1.15, -0.3))
     s.walk(p, 3.0, 4.5, (-3.0, -2.0))
-    held = s.add("cup", [box((0.1, 0.1, 0.1))], (-0.9, -0.3, 0.3), on=p)
-    del held
+    s.add("cup", [box((0.1, 0.1, 0.1))], (-0.9, -0.3, 0.3), on=p)  # held before the bed
+    cupboard = s.add("wardrobe", case(0.8, 0.5, 1.8, front=True), (-3.0, 3.0), joints=(hinge(5, 0.4, -0.25),))
+    s.add("suitcase", [box((0.4, 0.3, 0.6))], (-2.05, 2.6))  # 35 cm from the wardrobe, 21 cm from its open door
+    s.open[cupboard] = [(0.0, 0.0), (2.0, 1.0)]
     return s.timeline(), {(plant, bed, 0, ALL), (p, bed, 0, frame(3))}
 
 

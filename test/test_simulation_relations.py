@@ -196,7 +196,7 @@ def test_attributes_over_time():
     t = s.add("table", table())
     p = s.person((0.0, 1.0))
     cup = s.add("cup", [box((0.08, 0.08, 0.1))], (0.2, 0.0, 0.72), on=t)
-    cupboard = s.add("cabinet", case(0.8, 0.4, 0.9, front=True), (2, 0), joints=(hinge(5),))
+    cupboard = s.add("cabinet", case(0.8, 0.4, 0.9, front=True), (2, 0), joints=(hinge(5, 0.4, -0.2),))
     s.move(cup, (2.0, 0.2, 0.0, 0.72, 0), (4.0, 2.2, 0.0, 0.72, 0))
     s.carry(cup, 2.0, p)
     s.open[cupboard] = [(0.0, 0.0), (3.0, 0.6), (5.0, 0.0)]

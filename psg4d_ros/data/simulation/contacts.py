@@ -91,12 +91,16 @@ class Surfaces:
         return np.empty((0, 3))
 
     def outline(self, entity_id: int, frame: int) -> Float64:
-        """float64[n, 2]: the convex outline seen from above, anticlockwise. Of a person upright, the trunk's."""
+        """float64[n, 2]: the convex outline seen from above, anticlockwise.
+
+        Of a person upright, the trunk's; of what can be opened, as if it were closed: a door that swings open does not
+        bring a cupboard nearer to anything.
+        """
         key = self._key(entity_id, frame)
         if key not in self._outlines:
             body = self.world.entity(entity_id).body
             if body is None:
-                self._outlines[key] = _hull(self.triangles(entity_id, frame).reshape(-1, 3)[:, :2])
+                self._outlines[key] = _hull(self._closed(entity_id, frame)[:, :2])
             else:
                 low, high = self.boxes[frame, entity_id - 1]
                 if max(high[:2] - low[:2]) > 0.75 * body.height_m:  # lies
@@ -109,16 +113,22 @@ class Surfaces:
         return self._outlines[key]
 
     def middle(self, entity_id: int, frame: int) -> Float64:
-        """float64[3]: the middle of the box; of a person, that of the trunk (the pelvis, which is the first part)."""
+        """float64[3]: the middle of the (closed) box; of a person, that of the pelvis, which is the first part."""
         key = self._key(entity_id, frame)
         if key not in self._middles:
             entity = self.world.entity(entity_id)
             if entity.body is None:
-                self._middles[key] = self.boxes[frame, entity_id - 1].mean(axis=0)
+                points = self._closed(entity_id, frame)
+                self._middles[key] = (points.min(axis=0) + points.max(axis=0)) / 2
             else:
                 pelvis = entity.parts[0].vertices.mean(axis=0, keepdims=True)
                 self._middles[key] = _moved(pelvis, self.transforms(entity_id, frame)[0])[0]
         return self._middles[key]
+
+    def _closed(self, entity_id: int, frame: int) -> Float64:
+        """float64[V, 3]: all vertices, world frame, with every door and drawer shut."""
+        rest = np.concatenate([p.vertices for p in self.world.entity(entity_id).parts])
+        return _moved(rest, self.frame_of(entity_id, frame))
 
     def boxes_gap(self, a: int, b: int, frame: int) -> float:
         """Metres between two boxes, 0 where they overlap: what is farther apart does not touch."""
