@@ -74,7 +74,7 @@ def _seats_at(
     out: list[int] = []
     turn = float(np.arctan2(T[1, 0], T[0, 0]))
     for x, y, yaw in places:
-        out_m = float(site.rng.choice([0.02, 0.06, 0.12, 0.3], p=[0.3, 0.3, 0.25, 0.15]))
+        out_m = float(site.rng.choice([0.02, 0.08, 0.2, 0.45], p=[0.3, 0.3, 0.2, 0.2]))
         back = out_m - design.low[1]  # from the table's edge to the middle of the chair, which looks at the table
         along = np.array([np.sin(yaw), -np.cos(yaw)])  # where the chair looks, in the table's frame
         at = np.array([x, y]) - along * back
