@@ -179,9 +179,14 @@ def _stands(stage: Stage, actor: Actor) -> None:
         actor.seat = None
 
 
-def start_seated(stage: Stage, actor: Actor, seat: int) -> None:
-    """Somebody already sits when the scene begins. Raises Impossible when the seat is not free."""
+def start_seated(stage: Stage, actor: Actor, seat: int, *, for_good: bool = True) -> None:
+    """Somebody already sits when the scene begins. Raises Impossible when the seat is not free.
+
+    for_good: also where one cannot get out again, between chair and table.
+    """
     seating = find_seat(stage, actor, seat)
+    if seating.enter is None and not for_good:
+        raise Impossible(f"nobody gets out of {seat}")
     actor.place, actor.yaw, actor.base = seating.place, seating.yaw, seating.pose
     _sits(stage, actor, seat, seating)
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psg4d_ros.data.simulation.acting import Activity, Impossible, wait
+from psg4d_ros.data.simulation.acting import Activity, Impossible
 from psg4d_ros.data.simulation.poses import standing
-from psg4d_ros.data.simulation.repertoire import Repertoire
+from psg4d_ros.data.simulation.repertoire import Proposal, Repertoire
 from psg4d_ros.data.simulation.set_scene import set_scene
 from psg4d_ros.data.simulation.stage import Actor, Stage
 from psg4d_ros.data.simulation.world import STEP_S, Timeline, World
 
-_ATTEMPTS = 6  # proposals that a person tries before it pauses
+_ATTEMPTS = 8  # proposals that a person tries before it pauses
+_PATIENCE_S = 4.0  # for how long it waits for somebody else
 
 
 @dataclass(eq=False)
@@ -24,14 +25,23 @@ class _Running:
     people: tuple[int, ...]
 
 
+@dataclass(eq=False)
+class _Promise:
+    """Something for several people that begins when all of them have finished what they do, or never."""
+
+    proposal: Proposal
+    until_s: float
+
+
 class Director:
-    """Runs activities on a stage. background: what goes on without people (things in the air)."""
+    """Runs activities on a stage. promised: what somebody waits for others to take part in."""
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
         self.stage = Stage(world)
         self.rng = rng
         self.running: list[_Running] = []
         self.done: Counter[str] = Counter()
+        self.promised: list[_Promise] = []
 
     def busy(self, person: int) -> bool:
         return any(person in r.people for r in self.running)
@@ -92,30 +102,45 @@ def perform(world: World, rng: np.random.Generator, *, duration_s: float) -> Tim
     director = Director(world, rng)
     stage = director.stage
     set_scene(stage, rng)
-    resting = {person: 0.0 for person in stage.actors}
-    for person in stage.actors:
-        if rng.random() < 0.3:
-            director.start(wait(float(rng.uniform(0.3, 2.0))), (person,))
+    rested = {person: float(rng.uniform(0.3, 2.0)) if rng.random() < 0.3 else 0.0 for person in stage.actors}
     for _ in range(round(duration_s / STEP_S)):
         director.step()
+        _keep_promises(director)
         for person, actor in stage.actors.items():
-            if not director.busy(person) and stage.now >= resting[person] and not _something_new(director, actor):
-                resting[person] = stage.now + float(rng.uniform(0.4, 1.0))
+            waits = any(person in p.proposal.people for p in director.promised)
+            if waits or director.busy(person) or stage.now < rested[person]:
+                continue
+            if not _something_new(director, actor):
+                rested[person] = stage.now + float(rng.uniform(0.4, 1.0))
         stage.tick()
     return director.finish()
 
 
+def _keep_promises(director: Director) -> None:
+    for promise in list(director.promised):
+        if not any(director.busy(p) for p in promise.proposal.people):
+            director.promised.remove(promise)
+            if director.start(promise.proposal.activity, promise.proposal.people):
+                director.done[promise.proposal.name] += 1
+        elif director.stage.now > promise.until_s:
+            director.promised.remove(promise)
+
+
 def _something_new(director: Director, actor: Actor) -> bool:
-    """Pick an activity that the person (and whom it needs) can begin now."""
+    """Pick an activity that the person can begin now, or that it waits for somebody else to take part in."""
     stage, rng = director.stage, director.rng
-    free = [a for p, a in stage.actors.items() if not director.busy(p) and a is not actor]
-    choices = Repertoire(stage, actor, free, rng).found
+    taken = {p for promise in director.promised for p in promise.proposal.people}
+    others = [a for p, a in stage.actors.items() if a is not actor and p not in taken]
+    choices = Repertoire(stage, actor, others, rng).found
     for _ in range(_ATTEMPTS):
         if not choices:
             break
         weights = np.array([c.weight / (1.0 + 2.0 * director.done[c.name]) for c in choices])
         choice = choices.pop(int(rng.choice(len(choices), p=weights / weights.sum())))
-        if director.start(choice.begin(), choice.people):
+        if any(director.busy(p) for p in choice.people):
+            director.promised.append(_Promise(choice, stage.now + _PATIENCE_S))
+            return True
+        if director.start(choice.activity, choice.people):
             director.done[choice.name] += 1
             return True
         choices = [c for c in choices if c.name != choice.name or rng.random() < 0.5]

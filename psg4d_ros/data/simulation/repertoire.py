@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +33,7 @@ _OPERATED = frozenset(
 )
 _SHIFTED = frozenset({"chair", "stool", "box", "cart", "trash can", "suitcase", "basket", "bench"})
 _SWEPT = frozenset({"ball", "book", "can", "toy", "box", "bottle", "cup", "remote control", "pillow", "carton"})
+USEFUL = _DRINKS | _SPOONS | _PRESSED | _TOYS | _THROWN | {"book", "towel"}  # something can be done with these in hand
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Proposal:
     name: str
     weight: float
     people: tuple[int, ...]
-    begin: Callable[[], Activity]
+    activity: Activity
 
 
 class Repertoire:
@@ -61,13 +61,13 @@ class Repertoire:
             self.add("look at", 0.35, look(stage, actor, e.entity_id, float(rng.uniform(1.2, 2.5))))
         if actor.posture == "sitting":
             if actor.way_out is not None:
-                self.add("stand up", 0.8, stand_up(stage, actor))
+                self.add("stand up", 1.2, stand_up(stage, actor))
             for other in self.free:
                 seconds = self.seconds(2.0, 4.0)
                 if other.posture == "standing":
-                    self.add("talk", 1.2, walk_up_and_talk(stage, other, actor, seconds), other)
+                    self.add("talk", 0.7, walk_up_and_talk(stage, other, actor, seconds), other)
                 elif np.linalg.norm(other.place - actor.place) < 2.2:
-                    self.add("talk", 1.5, converse(stage, actor, other, seconds), other)
+                    self.add("talk", 1.0, converse(stage, actor, other, seconds), other)
         else:
             self._get_about()
         for thing in sorted(set(actor.holding.values())):
@@ -77,7 +77,7 @@ class Repertoire:
 
     def add(self, name: str, weight: float, activity: Activity, *others: Actor) -> None:
         people = (self.actor.entity_id, *(o.entity_id for o in others))
-        self.found.append(Proposal(name, weight, people, lambda: activity))
+        self.found.append(Proposal(name, weight, people, activity))
 
     def near(self, labels: frozenset[str] | str, count: int = 1) -> list[Entity]:
         """Entities of some classes, the likeliest first."""
@@ -98,11 +98,11 @@ class Repertoire:
             self.add("sit down", 1.0, sit_down(stage, actor, e.entity_id))
         if not actor.holding:
             for e in self.with_surface("lying"):
-                self.add("lie down", 0.7, lie_down(stage, actor, e.entity_id))
+                self.add("lie down", 1.2, lie_down(stage, actor, e.entity_id))
         for other in self.free:
-            self.add("talk", 1.2, walk_up_and_talk(stage, actor, other, self.seconds(2.0, 4.0)), other)
+            self.add("talk", 0.7, walk_up_and_talk(stage, actor, other, self.seconds(2.0, 4.0)), other)
             if other.posture == "standing":
-                self.add("follow", 0.9, self._lead(actor, other), other)
+                self.add("follow", 1.1, self._lead(actor, other), other)
         for other in stage.actors.values():
             if other is not actor:
                 self.add("run to", 0.4, walk_to(stage, actor, other.entity_id, run=True))
@@ -145,13 +145,13 @@ class Repertoire:
         label = stage.entity(thing).label
         for e in self.with_surface("top", "shelf", "inside", count=4):
             for index in self._places(e):
-                self.add("put down", 0.5, self._stow(thing, e.entity_id, index))
+                self.add("put down", 0.7, self._stow(thing, e.entity_id, index))
         if self.rng.random() < 0.3:
             floor = stage.floor_below(actor.place)
             self.add("put on floor", 0.3, put_down(stage, actor, thing, floor, stage.room_surface(actor.place), self.rng))
         for other in self.free:
             if actor.posture == "standing":
-                self.add("hand over", 1.6, hand_over(stage, actor, other, thing), other)
+                self.add("hand over", 2.2, hand_over(stage, actor, other, thing), other)
             if label in _THROWN:
                 self.add("throw", 4.0, throw_and_catch(stage, actor, thing, other, self.rng), other)
         if label in _THROWN:
@@ -223,10 +223,10 @@ class Repertoire:
         stage, actor = self.stage, self.actor
         if not actor.holding:
             small = [e for e in self.around if e.graspable and not stage.on(e.entity_id)]
-            for e in small[:4]:
+            for e in small[:2]:
+                self.add("pick up", 0.7, self._fetch(e.entity_id))
+            for e in [e for e in small if e.label in USEFUL][:4]:
                 self.add("pick up", 1.2, self._fetch(e.entity_id))
-            for e in [e for e in small if e.label in _DRINKS | _TOYS | {"book", "phone", "spoon", "towel"}][:2]:
-                self.add("pick up", 0.9, self._fetch(e.entity_id))
             for e in self.near(frozenset({"keyboard", "laptop"}), 2):
                 screen = next((m.entity_id for m in self.near("monitor")), None) if e.label == "keyboard" else None
                 self.add("type", 2.0, type_on(stage, actor, e.entity_id, screen, self.seconds(2.0, 4.0)))
@@ -247,7 +247,7 @@ class Repertoire:
             self.add("open" if closed else "close", weight, operate(stage, actor, e.entity_id, joint, float(closed)))
         for e in self.near("ball"):
             if stage.carrier[e.entity_id - 1] == stage.floor_below(actor.place):
-                self.add("kick", 3.0, self._kick(e.entity_id))
+                self.add("kick", 3.0, kick(stage, actor, e.entity_id, self.rng))
         for e in self.near(_SWEPT, 3):
             self.add("push off", 0.5, push_off(stage, actor, e.entity_id, self.rng))
         if not actor.holding:
@@ -255,9 +255,6 @@ class Repertoire:
                 pull = bool(self.rng.random() < 0.45)
                 distance = self.seconds(0.35, 0.9)
                 self.add("pull" if pull else "push", 1.0, shift(stage, actor, e.entity_id, distance, pull=pull))
-
-    def _kick(self, ball: int) -> Activity:
-        yield from kick(self.stage, self.actor, ball, self._far_place(self.stage.pose(ball)[:2, 3]), self.rng)
 
 
 def around(stage: Stage, actor: Actor, rng: np.random.Generator, within_m: float = NEAR_M) -> list[Entity]:

@@ -10,7 +10,7 @@ from psg4d_ros.data.simulation.acting import Impossible
 from psg4d_ros.data.simulation.activities import start_lying, start_seated
 from psg4d_ros.data.simulation.doors import swept
 from psg4d_ros.data.simulation.handling import start_holding
-from psg4d_ros.data.simulation.repertoire import around
+from psg4d_ros.data.simulation.repertoire import USEFUL, around
 from psg4d_ros.data.simulation.stage import Stage
 from psg4d_ros.data.simulation.world import Entity
 
@@ -24,13 +24,16 @@ def set_scene(stage: Stage, rng: np.random.Generator) -> None:
         what, holds = rng.random(), rng.random() < _HOLDING
         near = around(stage, actor, rng, 6.0)
         if what < _SEATED:
-            _first(lambda e, a=actor: start_seated(stage, a, e), [e.entity_id for e in near if _has(e, "seat")])
+            stays = bool(rng.random() < 0.2)
+            seats = [e.entity_id for e in near if _has(e, "seat")]
+            _first(lambda e, a=actor, s=stays: start_seated(stage, a, e, for_good=s), seats)
         elif what < _SEATED + _LYING:
             _first(lambda e, a=actor: start_lying(stage, a, e), [e.entity_id for e in near if _has(e, "lying")])
         stage.settle(actor)
         if holds and actor.posture != "lying":
             small = [e.entity_id for e in near if e.graspable and not stage.on(e.entity_id) and max(e.size) < 0.35]
-            _first(lambda e, a=actor: start_holding(stage, a, e), small)
+            useful = [e for e in small if stage.entity(e).label in USEFUL]
+            _first(lambda e, a=actor: start_holding(stage, a, e), useful + small)
             stage.settle(actor)
 
 

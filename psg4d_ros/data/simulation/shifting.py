@@ -143,7 +143,9 @@ def _push_from(
         ahead = [middle + direction * d for d in np.arange(0.05, distance_m + 0.01, 0.05)]
         path = [place + direction * d for d in np.arange(0.0, distance_m + 0.01, 0.05)] if pull else []
         wide = 0.5 * float(np.hypot(*entity.size[:2])) if entity.size[0] * entity.size[1] < 0.5 else 0.6
-        if min(stage.floor.at(without, p) for p in ahead) < max(wide, radius) + 0.02:
+        # It may start beside a table, but it must not come nearer to anything.
+        needed = min(max(wide, radius) + 0.02, stage.floor.at(without, middle) + 0.01)
+        if min(stage.floor.at(without, p) for p in ahead) < needed:
             continue
         if path and min(stage.floor.at(without, p) for p in path) < BODY_RADIUS_M:
             continue
@@ -233,24 +235,30 @@ def throw_and_catch(stage: Stage, actor: Actor, thing: int, catcher: Actor, rng:
     yield from throw(stage, actor, thing, goal, rng, catcher)
 
 
-def kick(stage: Stage, actor: Actor, ball: int, goal: Float64, rng: np.random.Generator) -> Activity:
-    """Go behind a ball on the floor and kick it towards a place (x, y)."""
-    entity = stage.entity(ball)
+def _kick_from(stage: Stage, actor: Actor, ball: int, rng: np.random.Generator) -> tuple[Float64, float, float]:
+    """Where to stand and which way to face for a kick, and how far the ball can roll."""
+    at, radius = stage.pose(ball)[:2, 3], stage.entity(ball).size[2] / 2
+    toes = strike_place(actor.body, standing(actor.body), "right") - [0.0, radius, 0.0]  # the ball's middle
+    clearance = stage.clearance(actor, frozenset({ball}))
+    found = []
+    for yaw in rng.uniform(-np.pi, np.pi) + np.linspace(0.0, 2 * np.pi, 16, endpoint=False):
+        place = at - (placed(0.0, 0.0, 0.0, yaw)[:3, :3] @ toes)[:2]
+        free = [stage.floor.at(clearance, at + d * facing(yaw)) > radius + 0.03 for d in np.arange(0.1, 3.6, 0.1)]
+        run = 0.1 * float(free.index(False) if False in free else len(free))
+        if stage.floor.at(clearance, place) >= BODY_RADIUS_M - 0.05 and run > 0.5:
+            found.append((run, place, float(yaw)))
+    if not found:
+        raise Impossible("no room to kick")
+    run, place, yaw = max(found, key=lambda f: f[0])
+    return place, yaw, run
+
+
+def kick(stage: Stage, actor: Actor, ball: int, rng: np.random.Generator) -> Activity:
+    """Go behind a ball on the floor and kick it to where there is room."""
     if actor.posture != "standing" or ball in stage.holds:
         raise Impossible("cannot kick it")
-    at = stage.pose(ball)[:2, 3]
-    way = goal - at
-    away = float(np.linalg.norm(way))
-    if away < 0.5:
-        raise Impossible("too near")
-    way = way / away
-    body, upright = actor.body, standing(actor.body)
-    yaw = yaw_towards(way)
-    strike = strike_place(body, upright, "right") - [0.0, entity.size[2] / 2, 0.0]  # the ball's middle, entity frame
-    place = at - (placed(0.0, 0.0, 0.0, yaw)[:3, :3] @ strike)[:2]
-    clearance = stage.clearance(actor, frozenset({ball}))
-    if stage.floor.at(clearance, place) < BODY_RADIUS_M - 0.05:
-        raise Impossible("no room to kick")
+    place, yaw, away = _kick_from(stage, actor, ball, rng)
+    body, upright, way = actor.body, standing(actor.body), facing(yaw)
     yield from go(stage, actor, place, target=ball)
     yield from turn_about(actor, yaw)
     actor.place = place
