@@ -137,6 +137,7 @@ def ladder_and_post() -> Scene:
     ladder = s.add("ladder", [box((0.05, 0.4, 2.0))], (x, 0.0), tilt=20.0)
     s.add("pole", [box((0.05, 0.05, 1.8))], (1.29, 0.0))
     s.add("guitar", [box((0.05, 0.3, 1.0))], (2.0, 2.0, 0.03), tilt=89.0)
+    s.add("suitcase", [box((0.3, 0.3, 0.6))], (3.16, 2.0))  # touches the end of the guitar
     return s.timeline(), {(ladder, side, 0, ALL)}
 
 
@@ -183,9 +184,8 @@ def below_tables() -> Scene:
     slanted = s.add("table", table(), (-2.5, 0), yaw=45)
     s.add("ball", [box((0.2, 0.2, 0.2))], (-2.5 + 0.55, 0.55))  # box of the slanted table reaches to 0.71
     s.add("ball", [box((0.2, 0.2, 0.2))], (0.0, 0.0, 0.22), on=t)
+    s.add("book", [box((0.3, 0.3, 0.05))], (0.0, 0.0, 0.72), on=t)  # the table's top is between it and the ball
     ball = s.add("ball", [box((0.15, 0.15, 0.15))], (-2.5, 0.0))
-    cup = s.add("cup", [box((0.08, 0.08, 0.1))], (-2.5, 0.0, 0.72), on=slanted)
-    del cup
     return s.timeline(), {(ball, slanted, 0, ALL)}
 
 
@@ -196,6 +196,8 @@ def picture_over_sofa() -> Scene:
     picture = s.add("picture", [box((0.6, 0.03, 0.4))], (0.2, 3.97, 1.4), on=WALL, surface=-1)
     s.add("pillow", [box((0.4, 0.4, 0.1))], (0.2, 3.4, 0.45), on=sofa)
     s.add("cabinet", case(0.8, 0.4, 0.9), (2.0, 3.7))
+    s.add("picture", [box((0.4, 0.03, 0.4))], (-2.5, 3.97, 1.4), on=WALL, surface=-1)
+    s.add("box", [box((0.45, 0.45, 0.4))], (-2.5, 3.7))  # can be carried off: no furniture
     return s.timeline(), {(picture, sofa, 0, ALL)}
 
 
@@ -209,6 +211,9 @@ def side_by_side() -> Scene:
     p = s.person((-1.15, -0.3))
     s.walk(p, 3.0, 4.5, (-3.0, -2.0))
     s.add("cup", [box((0.1, 0.1, 0.1))], (-0.9, -0.3, 0.3), on=p)  # held before the bed
+    shelf = s.add("shelf", case(0.8, 0.3, 1.8, boards=4), (2.5, 2.0))
+    s.add("vase", [box((0.1, 0.1, 0.2))], (2.5, 2.0, 0.02), on=shelf)
+    s.add("clock", [box((0.1, 0.1, 0.2))], (2.62, 2.0, 0.38), on=shelf)  # on the next board
     cupboard = s.add("wardrobe", case(0.8, 0.5, 1.8, front=True), (-3.0, 3.0), joints=(hinge(5, 0.4, -0.25),))
     s.add("suitcase", [box((0.4, 0.3, 0.6))], (-2.05, 2.6))  # 35 cm from the wardrobe, 21 cm from its open door
     s.open[cupboard] = [(0.0, 0.0), (2.0, 1.0)]
@@ -222,6 +227,7 @@ def _around_a_cabinet(name: str) -> tuple[HandMade, int, int, int]:
     before = s.add("box", [box((0.3, 0.3, 0.3))], (0.7, 0.1))
     behind = s.add("basket", [box((0.3, 0.3, 0.3))], (-0.6, 0.0))
     s.add("ball", [box((0.2, 0.2, 0.2))], (0.0, 1.0))  # at its side
+    s.add("shoe", [box((0.15, 0.15, 0.1))], (1.15, 0.12))  # the box stands between
     s.add("table", table(0.8, 0.8), (3.0, -3.0))
     s.add("toy", [box((0.2, 0.2, 0.2))], (3.0, -2.2))  # a table has no front
     p = s.person((1.1, -0.3))
@@ -285,12 +291,13 @@ def who_goes() -> Scene:
 
 
 def who_passes() -> Scene:
-    """One walks by; another comes just as close and stops; a third walks by too far away."""
+    """One walks by; others come as close and stop a step later, set out from there, or walk by too far away."""
     s = HandMade("passing by")
     q = s.person((0.0, 0.0))
     p, stops, far = s.person((-3.0, 0.8)), s.person((3.5, -0.9)), s.person((-3.0, 3.0))
     s.walk(p, 0.0, 5.0, (3.0, 0.8))  # 1.2 m/s; within 1.5 m of q from x = -1.27 to 1.27
-    s.walk(stops, 0.0, 3.0, (0.2, -0.9))
+    s.walk(stops, 0.0, 3.0, (-0.6, -0.9))
+    s.walk(s.person((0.3, -0.9)), 0.0, 3.0, (-3.0, -3.0))
     s.walk(far, 0.0, 5.0, (3.0, 3.0))
     a, b = (3.0 - 1.27) / 1.2, (3.0 + 1.27) / 1.2
     return s.timeline(), {(p, q, int(np.ceil(a * RATE_HZ)), int(b * RATE_HZ) + 1)}
