@@ -134,20 +134,20 @@ class Surfaces:
         """Metres between two boxes, 0 where they overlap: what is farther apart does not touch."""
         return float(self._gaps[frame, a - 1, b - 1])
 
-    def gap(self, a: int, b: int, frame: int, limit_m: float) -> float:
-        """Metres between the surfaces of two entities; inf where it is more than ``limit_m``.
+    def touch(self, a: int, b: int, frame: int, limit_m: float) -> bool:
+        """Whether the surfaces of two entities are within ``limit_m``.
 
         From the corners and surface points of each to the triangles of the other, so that both a cup on a table and a
         table over a cup are exact.
         """
         if self.boxes_gap(a, b, frame) > limit_m:
-            return np.inf
-        best = np.inf
+            return False
         for x, y in ((a, b), (b, a)):
-            corners = self.triangles(x, frame).reshape(-1, 3)
-            points = np.concatenate([self.points(x, frame), np.unique(np.round(corners, 4), axis=0)])
-            best = min(best, gap_to(points, self.triangles(y, frame), limit_m))
-        return best
+            parts = zip(self.world.entity(x).parts, self.transforms(x, frame), strict=True)
+            points = np.concatenate([self.points(x, frame), *(_moved(p.vertices, T) for p, T in parts)])
+            if gap_to(points, self.triangles(y, frame), limit_m) < np.inf:
+                return True
+        return False
 
     def share_below(self, a: int, b: int, carrier: int, frame: int) -> float:
         """Share of a's surface points that have a triangle of b straight above, and none of their carrier's between.

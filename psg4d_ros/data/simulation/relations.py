@@ -195,10 +195,10 @@ def _stands_over(situation: Situation, i: int, rug: int, frame: int) -> bool:
 def _how_carried(situation: Situation, i: int, carrier: int, frame: int) -> str | None:
     e, by, surfaces = situation.world.entity(i), situation.world.entity(carrier), situation.surfaces
     if situation.hangs(i, carrier):
-        if surfaces.gap(i, carrier, frame, WALL_CONTACT_M) == np.inf:
+        if not surfaces.touch(i, carrier, frame, WALL_CONTACT_M):
             return None
         return "attached to" if e.label in FIXTURES else "hanging on"
-    if surfaces.gap(i, carrier, frame, CONTACT_M) == np.inf:
+    if not surfaces.touch(i, carrier, frame, CONTACT_M):
         return None
     if by.label in CONTAINERS and surfaces.share_surrounded(i, carrier, frame) >= ENCLOSED_SHARE:
         return "inside"
