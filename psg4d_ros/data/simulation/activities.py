@@ -10,11 +10,12 @@ from scipy.spatial import cKDTree
 from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, attending, ramp, together, wait
 from psg4d_ros.data.simulation.bodies import Pose, blend
 from psg4d_ros.data.simulation.doors import turn_about
+from psg4d_ros.data.simulation.frames import facing, placed, yaw_of, yaw_towards
 from psg4d_ros.data.simulation.gestures import talking
 from psg4d_ros.data.simulation.locomotion import beside, go, turn_to
 from psg4d_ros.data.simulation.navigation import smooth_step
 from psg4d_ros.data.simulation.poses import lying, sitting, standing, transition
-from psg4d_ros.data.simulation.stage import Actor, Stage, facing, placed, yaw_of, yaw_towards
+from psg4d_ros.data.simulation.stage import Actor, Stage
 from psg4d_ros.data.simulation.world import STEP_S, Surface
 from psg4d_ros.structures import Float64
 
@@ -103,7 +104,17 @@ def find_seat(stage: Stage, actor: Actor, seat: int) -> Seating:
 def _fits(stage: Stage, actor: Actor, pose: Pose, place: Float64, yaw: float, seat: int) -> bool:
     """Whether the body in a pose keeps clear of everything but its seat."""
     joints = actor.body.joint_positions(pose)
-    names = ("pelvis", "chest", "head", "right_knee", "left_knee", "right_ankle", "left_ankle", "right_toes", "left_toes")
+    names = (
+        "pelvis",
+        "chest",
+        "head",
+        "right_knee",
+        "left_knee",
+        "right_ankle",
+        "left_ankle",
+        "right_toes",
+        "left_toes",
+    )
     points = [joints[n] for n in names]
     for side in ("right", "left"):
         points += [0.5 * (joints[f"{side}_knee"] + joints[f"{side}_ankle"])]
@@ -117,9 +128,7 @@ def _fits(stage: Stage, actor: Actor, pose: Pose, place: Float64, yaw: float, se
     return bool(distance.min() > _BODY_CLEAR_M)
 
 
-def _entrance(
-    stage: Stage, clearance: Float64, seat: int, index: int, place: Float64, yaw: float
-) -> Float64 | None:
+def _entrance(stage: Stage, clearance: Float64, seat: int, index: int, place: Float64, yaw: float) -> Float64 | None:
     """Where to stand before sitting down: before the seat if the floor is free, else beside it; None: nowhere."""
     ahead = stage.floor.at(clearance, place + 0.12 * facing(yaw))
     if stage.floor.at(clearance, place) >= 0.07 and ahead >= 0.12:
@@ -233,7 +242,7 @@ def lying_place(stage: Stage, actor: Actor, bed: int) -> tuple[int, Surface, Flo
             lane = np.array(surface.center[:2]) + out * max(half - 0.55, 0.0)
             feet_w = (T[:3, :3] @ np.append(feet, 0.0) + T[:3, 3])[:2]
             lane_w = (T[:3, :3] @ np.append(lane, 0.0) + T[:3, 3])[:2]
-            yaw = yaw_towards((T[:2, :2] @ out))
+            yaw = yaw_towards(T[:2, :2] @ out)
             free = stage.floor.at(clearance, feet_w)
             taken = any(
                 np.linalg.norm(o.to_world(o.points["pelvis"])[:2] - lane_w) < 0.6

@@ -156,7 +156,9 @@ class Cue:
     begin: Callable[[Stage], Activity]
 
 
-def perform_script(world: World, script: Sequence[Cue], *, duration_s: float, prepare: Callable[[Stage], None] | None = None) -> Timeline:
+def perform_script(
+    world: World, script: Sequence[Cue], *, duration_s: float, prepare: Callable[[Stage], None] | None = None
+) -> Timeline:
     """Exactly these activities at these times, for scenes whose course is known. Raises Impossible where one is not
     possible. prepare: sets the stage before the first step (who sits, what is held or open).
     """

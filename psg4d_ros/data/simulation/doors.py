@@ -8,10 +8,11 @@ import numpy as np
 
 from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between
 from psg4d_ros.data.simulation.clips import walking
+from psg4d_ros.data.simulation.frames import joint_motion, yaw_towards
 from psg4d_ros.data.simulation.navigation import BODY_RADIUS_M, smooth_step
 from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.data.simulation.reaching import let_go, reach_out, within_reach
-from psg4d_ros.data.simulation.stage import Actor, Stage, joint_motion, yaw_towards
+from psg4d_ros.data.simulation.stage import Actor, Stage
 from psg4d_ros.data.simulation.world import STEP_S
 from psg4d_ros.structures import Float64
 
@@ -56,7 +57,12 @@ def _leaf(stage: Stage, entity_id: int, joint: int, fraction: float) -> Float64:
     vertices = stage.entity(entity_id).parts[j.part].vertices.astype(np.float64)
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     along = np.linspace(0.0, 1.0, 9)[:, None]
-    local = np.concatenate([low + (high - low) * np.array([1.0, 0.0, 0.0]) * along, high - (high - low) * np.array([1.0, 0.0, 0.0]) * along])
+    local = np.concatenate(
+        [
+            low + (high - low) * np.array([1.0, 0.0, 0.0]) * along,
+            high - (high - low) * np.array([1.0, 0.0, 0.0]) * along,
+        ]
+    )
     return (local @ T[:3, :3].T + T[:3, 3])[:, :2]
 
 
@@ -80,14 +86,17 @@ def standing_places(
     clearance = stage.clearance(actor, frozenset({entity_id}))
     now = stage.clearance(actor)  # with the leaf where it is
     radii, angles = (0.4, 0.5, 0.6, 0.7), np.linspace(-np.pi, np.pi, 24, endpoint=False)
-    heights, owner = stage.heights(frozenset({entity_id}))
+    heights, _ = stage.heights(frozenset({entity_id}))
     found = []
     for radius in radii:
         for angle in angles:
             first = handles[0, :2] + radius * np.array([np.sin(angle), -np.cos(angle)])
             if side is not None and (first - handles[0, :2]) @ side < 0.3 * radius:
                 continue
-            if stage.floor.at(now, first) < BODY_RADIUS_M - 0.02 or stage.floor.at(clearance, first) < BODY_RADIUS_M - 0.02:
+            if (
+                stage.floor.at(now, first) < BODY_RADIUS_M - 0.02
+                or stage.floor.at(clearance, first) < BODY_RADIUS_M - 0.02
+            ):
                 continue
             line = stage.floor.cells(np.linspace(first, handles[0, :2], 8))
             if (heights[tuple(line.T)] > handles[0, 2] + 0.1).any():

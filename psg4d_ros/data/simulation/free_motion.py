@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from psg4d_ros.data.simulation.frames import turned
 from psg4d_ros.data.simulation.navigation import PERSON_RADIUS_M
-from psg4d_ros.data.simulation.stage import Stage, turned
+from psg4d_ros.data.simulation.stage import Stage
 from psg4d_ros.data.simulation.world import STEP_S, Entity
 from psg4d_ros.structures import Float64, Int32
 

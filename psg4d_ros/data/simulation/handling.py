@@ -7,6 +7,7 @@ import numpy as np
 
 from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, together, wait
 from psg4d_ros.data.simulation.doors import turn_about
+from psg4d_ros.data.simulation.frames import facing, placed, up, yaw_of, yaw_towards
 from psg4d_ros.data.simulation.kinematics import Hand
 from psg4d_ros.data.simulation.locomotion import beside, go, turn_to
 from psg4d_ros.data.simulation.reaching import (
@@ -25,7 +26,7 @@ from psg4d_ros.data.simulation.reaching import (
     stance,
     within_reach,
 )
-from psg4d_ros.data.simulation.stage import HANDS, Actor, Reach, Stage, facing, placed, yaw_of, yaw_towards
+from psg4d_ros.data.simulation.stage import HANDS, Actor, Reach, Stage
 from psg4d_ros.structures import Float64
 
 _LIFT_M = 0.06
@@ -112,7 +113,7 @@ def free_spots(
     for _ in range(6 * count):
         local = np.append(rng.uniform(-half, half), 0.0) + surface.center
         spot = T[:3, :3] @ local + T[:3, 3]
-        top = spot + [0.0, 0.0, size[2]]
+        top = spot + up(size[2])
         if all((spot > high).any() or (top < low).any() for low, high in taken):
             out.append(spot)
             if len(out) == count:
@@ -120,9 +121,7 @@ def free_spots(
     return out
 
 
-def put_down(
-    stage: Stage, actor: Actor, thing: int, parent: int, index: int, rng: np.random.Generator
-) -> Activity:
+def put_down(stage: Stage, actor: Actor, thing: int, parent: int, index: int, rng: np.random.Generator) -> Activity:
     """Put what one holds onto (or into) something, where there is room."""
     hold = stage.holds.get(thing)
     if hold is None or hold.person != actor.entity_id:
@@ -136,6 +135,7 @@ def put_down(
     spots = [s for s in free_spots(stage, thing, parent, index, rng) if open_to(stage, parent, index, s)]
     if not spots:
         raise Impossible(f"no room on {parent}")
+    spots.sort(key=lambda s: float(np.linalg.norm(s[:2] - actor.place)))
     for spot in spots:
         if actor.posture != "standing":
             target = _palms_for(spot, hold.offset, actor.yaw)
@@ -144,9 +144,7 @@ def put_down(
                 break
             continue
         try:
-            place, yaw = stance(
-                stage, actor, spot - [0.0, 0.0, hold.offset[2]], hands, owners=owners, front=front
-            )
+            place, yaw = stance(stage, actor, spot - up(hold.offset[2]), hands, owners=owners, front=front)
         except Impossible:
             continue
         if within_reach(actor, place, yaw, hands, _palms_for(spot, hold.offset, yaw)):
@@ -226,7 +224,6 @@ def hand_over(stage: Stage, giver: Actor, taker: Actor, thing: int) -> Activity:
     giver.gaze = taker.gaze = thing
     mine = hold.hands
     others: tuple[Hand, ...] = HANDS if len(mine) == 2 else free[:1]
-    key = hand_key(mine)
     with (
         stage.fact(giver.entity_id, "giving to", taker.entity_id),
         stage.fact(taker.entity_id, "taking from", giver.entity_id),
@@ -248,7 +245,6 @@ def hand_over(stage: Stage, giver: Actor, taker: Actor, thing: int) -> Activity:
         yield from wait(0.15)
         stage.release(thing)
         stage.grasp(taker, thing, others)
-    assert key in giver.reaching
     yield from together(
         let_go(stage, giver, mine),
         draw(stage, taker, others, before_chest(taker, others, depth(stage, taker, thing)), 0.7),

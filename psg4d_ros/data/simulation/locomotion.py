@@ -1,4 +1,4 @@
-"""How people get about: turning, walking, running, following. Every activity is a generator that yields once per step."""
+"""How people get about: turning, walking, running, following. Activities are generators, one yield per step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, wait
 from psg4d_ros.data.simulation.clips import stride_m, walking
 from psg4d_ros.data.simulation.doors import closed_door_on, closed_doors, open_door, turn_about
+from psg4d_ros.data.simulation.frames import facing, yaw_towards
 from psg4d_ros.data.simulation.navigation import BODY_RADIUS_M, CELL_M
 from psg4d_ros.data.simulation.poses import standing
-from psg4d_ros.data.simulation.stage import Actor, Stage, facing, yaw_towards
+from psg4d_ros.data.simulation.stage import Actor, Stage
 from psg4d_ros.data.simulation.world import STEP_S
 from psg4d_ros.structures import Float64
 
@@ -54,7 +55,9 @@ def go(
     leaving = actor.near if actor.near not in (None, target, past) else None
     actor.gaze = None
     for attempt in range(6):
-        path = stage.floor.path(actor.place, goal, stage.clearance(actor, closed_doors(stage) if through_doors else frozenset()))
+        path = stage.floor.path(
+            actor.place, goal, stage.clearance(actor, closed_doors(stage) if through_doors else frozenset())
+        )
         if path is None:
             if attempt < 3 and attempt:
                 yield from wait(0.5)  # somebody stands in the way
@@ -211,9 +214,7 @@ def follow(stage: Stage, actor: Actor, leader: Actor, seconds: float, gap_m: flo
             length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
             room = float(length[-1]) - at - gap_m
             others = [o for o in stage.actors.values() if o is not leader]
-            clear = not any(
-                o is not actor and np.linalg.norm(o.place - actor.place) < PERSONAL_M for o in others
-            )
+            clear = not any(o is not actor and np.linalg.norm(o.place - actor.place) < PERSONAL_M for o in others)
             wanted = float(np.clip(room * 1.5, 0.0, 1.6)) if clear else 0.0
             speed += float(np.clip(wanted - speed, -0.5, _ACCELERATION_M_S2 * STEP_S))
             moving = speed > 0.12

@@ -174,7 +174,7 @@ class FloorMap:
         free = np.argwhere(clearance[i : i0 + reach + 1, j : j0 + reach + 1] >= radius_m)
         if not len(free):
             return None
-        places = self.centers(free + (i, j))
+        places = self.centers(free + np.array([i, j]))
         distance = np.linalg.norm(places - np.asarray(place)[:2], axis=1)
         best = int(distance.argmin())
         return places[best] if distance[best] <= within_m else None
@@ -205,7 +205,7 @@ class FloorMap:
         ends = []
         for place in (start, goal):  # the coarse node next to the place, from which one can walk to it
             near = self.cells(place) // _STRIDE
-            around = [near + (di, dj) for di in (-1, 0, 1) for dj in (-1, 0, 1)]
+            around = [near + np.array([di, dj]) for di in (-1, 0, 1) for dj in (-1, 0, 1)]
             around = [n for n in around if (n >= 0).all() and (n < free.shape).all() and free[tuple(n)]]
             if not around:
                 return None

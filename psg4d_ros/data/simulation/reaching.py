@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from psg4d_ros.data.simulation.acting import Activity, Impossible, ramp
+from psg4d_ros.data.simulation.frames import placed, yaw_towards
 from psg4d_ros.data.simulation.kinematics import Hand, Hands, palm_gap, reach
 from psg4d_ros.data.simulation.navigation import BODY_RADIUS_M
 from psg4d_ros.data.simulation.poses import standing
-from psg4d_ros.data.simulation.stage import HANDS, Actor, Reach, Stage, placed, yaw_towards
+from psg4d_ros.data.simulation.stage import HANDS, Actor, Reach, Stage
 from psg4d_ros.data.simulation.world import Joint
 from psg4d_ros.structures import Float64
 
@@ -36,9 +37,9 @@ def before_chest(actor: Actor, hands: tuple[Hand, ...], depth_m: float = 0.1) ->
         tall = actor.body.height_m
         shoulders: Float64 = np.mean([places[f"{h}_shoulder"] for h in hands], axis=0)
         if len(hands) == 2:
-            return shoulders + [0.0, -0.1 * tall - 0.5 * depth_m, -0.2 * tall]
+            return shoulders + np.array([0.0, -0.1 * tall - 0.5 * depth_m, -0.2 * tall])
         inwards = 0.03 if hands[0] == "right" else -0.03
-        return shoulders + [inwards, -0.18 * tall, -0.2 * tall]
+        return shoulders + np.array([inwards, -0.18 * tall, -0.2 * tall])
 
     return target
 
@@ -166,10 +167,13 @@ def grip(
         low, high = local.min(axis=0), local.max(axis=0)
         middle = 0.5 * (low + high)
         middle[2] = low[2] + 0.45 * (high[2] - low[2])
-        rim = local[np.abs(local[:, 2] - middle[2]) < max(0.06, 0.2 * (high[2] - low[2]))]
-        if len(rim) > 3:
-            low, high = rim.min(axis=0), rim.max(axis=0)
-            middle[:2] = 0.5 * (low + high)[:2]
+        surface = stage.floor.surface(entity, stage.parts[thing - 1]) @ R
+        for band in (0.03, 0.06, 0.12):  # palms lie on the sides, level with the middle
+            sides = surface[(np.abs(surface[:, 1:] - middle[1:]) < band).all(axis=1)]
+            if len(sides) > 3 and np.ptp(sides[:, 0]) > 0.3 * (high[0] - low[0]):
+                low, high = sides.min(axis=0), sides.max(axis=0)
+                middle[0] = 0.5 * (low + high)[0]
+                break
         return R @ middle, None, float(high[0] - low[0]) + 0.005
     at = entity.grip if any(entity.grip) else (0.0, 0.0, entity.size[2] / 2)
     center = (T[:3, :3] @ np.array(at) + T[:3, 3]) @ R
@@ -185,7 +189,10 @@ def grip(
         near = local[np.abs(local[:, 2] - center[2]) < 0.04]
     along = (near - center) @ away if len(near) else (local - center) @ away
     out = float(np.clip(along.max(), 0.0, 0.25))
-    return R @ (center + away * out), -away, 0.0
+    surface = stage.floor.surface(entity, stage.parts[thing - 1])
+    wanted = R @ (center + away * out)
+    nearest: Float64 = surface[int(np.linalg.norm(surface - wanted, axis=1).argmin())]
+    return nearest, -away, 0.0
 
 
 def within_reach(actor: Actor, place: Float64, yaw: float, hands: tuple[Hand, ...], point: Float64) -> bool:

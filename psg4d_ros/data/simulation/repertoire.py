@@ -9,7 +9,7 @@ import numpy as np
 from psg4d_ros.data.simulation.acting import Activity, Impossible, together
 from psg4d_ros.data.simulation.activities import converse, get_up, lie_down, look, sit_down, stand_up, walk_up_and_talk
 from psg4d_ros.data.simulation.handling import hand_over, pick_up, put_down
-from psg4d_ros.data.simulation.locomotion import beside, follow, go, walk_past, walk_to
+from psg4d_ros.data.simulation.locomotion import follow, go, walk_past, walk_to
 from psg4d_ros.data.simulation.reaching import covering_joints, open_to
 from psg4d_ros.data.simulation.shifting import kick, operate, push_off, shift, throw, throw_and_catch
 from psg4d_ros.data.simulation.stage import Actor, Stage
@@ -113,9 +113,7 @@ class Repertoire:
 
     def _lead(self, leader: Actor, follower: Actor) -> Activity:
         goal = self._far_place(leader.place)
-        yield from together(
-            go(self.stage, leader, goal), follow(self.stage, follower, leader, self.seconds(5.0, 8.0))
-        )
+        yield from together(go(self.stage, leader, goal), follow(self.stage, follower, leader, self.seconds(5.0, 8.0)))
 
     def _far_place(self, start: Float64) -> Float64:
         clearance = self.stage.clearance()
@@ -148,7 +146,9 @@ class Repertoire:
                 self.add("put down", 0.7, self._stow(thing, e.entity_id, index))
         if self.rng.random() < 0.3:
             floor = stage.floor_below(actor.place)
-            self.add("put on floor", 0.3, put_down(stage, actor, thing, floor, stage.room_surface(actor.place), self.rng))
+            self.add(
+                "put on floor", 0.3, put_down(stage, actor, thing, floor, stage.room_surface(actor.place), self.rng)
+            )
         for other in self.free:
             if actor.posture == "standing":
                 self.add("hand over", 2.2, hand_over(stage, actor, other, thing), other)
@@ -170,12 +170,18 @@ class Repertoire:
             self.add("play", 1.5, use_held(stage, actor, thing, None, self.seconds(1.5, 3.0), "playing with"))
         if label in _SPOONS:
             for e in self.near(_STIRRED, 2):
-                self.add("stir", 3.0, work_at(stage, actor, e.entity_id, "stirring", self.seconds(1.5, 3.0), circle_m=0.03, above_m=0.05))
+                self.add(
+                    "stir",
+                    3.0,
+                    work_at(stage, actor, e.entity_id, "stirring", self.seconds(1.5, 3.0), circle_m=0.03, above_m=0.05),
+                )
             for e in self.near(_DISHES, 2):
                 self.add("eat", 3.0, eat(stage, actor, e.entity_id))
         if label == "towel":
             for e in self._tables():
-                self.add("clean", 3.0, work_at(stage, actor, e.entity_id, "cleaning", self.seconds(2.0, 3.5), circle_m=0.12))
+                self.add(
+                    "clean", 3.0, work_at(stage, actor, e.entity_id, "cleaning", self.seconds(2.0, 3.5), circle_m=0.12)
+                )
 
     def _tables(self) -> list[Entity]:
         wanted = ("table", "desk", "counter", "cabinet")

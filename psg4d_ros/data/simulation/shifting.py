@@ -8,25 +8,25 @@ import numpy as np
 from psg4d_ros.data.simulation.acting import Activity, Impossible, attending, ramp, together, wait
 from psg4d_ros.data.simulation.clips import stride_m, walking
 from psg4d_ros.data.simulation.doors import handle_at, move_joint, standing_places, turn_about
+from psg4d_ros.data.simulation.frames import facing, placed, yaw_of, yaw_towards
 from psg4d_ros.data.simulation.free_motion import fly, free_flight, launch_velocity
 from psg4d_ros.data.simulation.gestures import STRIKE_PHASE, kicking, strike_place
 from psg4d_ros.data.simulation.handling import depth, resting_on
 from psg4d_ros.data.simulation.locomotion import go, turn_to
-from psg4d_ros.data.simulation.navigation import BODY_RADIUS_M, smooth_step
+from psg4d_ros.data.simulation.navigation import BODY_RADIUS_M
 from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.data.simulation.reaching import (
     at_world,
     before_chest,
     draw,
     gap,
-    grip,
     hand_key,
     let_go,
     reach_out,
     stance,
     within_reach,
 )
-from psg4d_ros.data.simulation.stage import HANDS, Actor, Stage, facing, placed, yaw_of, yaw_towards
+from psg4d_ros.data.simulation.stage import HANDS, Actor, Stage
 from psg4d_ros.data.simulation.world import STEP_S
 from psg4d_ros.structures import Float64
 
@@ -168,8 +168,8 @@ def throw(
     tall = actor.body.height_m
     chest = actor.body.joint_positions(actor.base)["chest"]
     side = 0.0 if len(hands) == 2 else (-0.1 if hands[0] == "right" else 0.1) * tall
-    low = chest + [side, -0.1 * tall, -0.1 * tall]
-    out = chest + [side, -0.27 * tall, 0.1 * tall]
+    low = chest + np.array([side, -0.1 * tall, -0.1 * tall])
+    out = chest + np.array([side, -0.27 * tall, 0.1 * tall])
     start = actor.to_world(out)
     away = float(np.linalg.norm(goal - start))
     seconds = round(float(np.clip(away / 4.5, 0.4, 0.9)) / STEP_S) * STEP_S

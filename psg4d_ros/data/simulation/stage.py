@@ -14,58 +14,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from psg4d_ros.data.simulation.bodies import Body, Pose
+from psg4d_ros.data.simulation.frames import facing, joint_motion, placed, turned, yaw_of
 from psg4d_ros.data.simulation.kinematics import Hand, Hands, look_at, reach
 from psg4d_ros.data.simulation.limbs import blend_on_feet
 from psg4d_ros.data.simulation.navigation import FloorMap, is_fixed, is_structure
 from psg4d_ros.data.simulation.poses import standing
-from psg4d_ros.data.simulation.world import STEP_S, Entity, Fact, Joint, Surface, Timeline, World
+from psg4d_ros.data.simulation.world import STEP_S, Entity, Fact, Surface, Timeline, World
 from psg4d_ros.structures import Float64, Int32, Int64
 
 HANDS: tuple[Hand, Hand] = ("right", "left")
 _GAZE_RATE = 0.18  # share of the way to what is looked at that the gaze goes in a step
-
-
-def yaw_towards(direction: Float64) -> float:
-    """The yaw with which an entity's front (-y) looks along a direction (x, y)."""
-    return float(np.arctan2(direction[0], -direction[1]))
-
-
-def facing(yaw: float) -> Float64:
-    """float64[2]: where the front of an entity with this yaw looks."""
-    return np.array([np.sin(yaw), -np.cos(yaw)])
-
-
-def yaw_of(T: Float64) -> float:
-    """The yaw of a pose float64[4, 4]."""
-    return float(np.arctan2(T[1, 0], T[0, 0]))
-
-
-def placed(x: float, y: float, z: float, yaw: float) -> Float64:
-    """float64[4, 4]: an upright pose."""
-    T = np.eye(4)
-    c, s = np.cos(yaw), np.sin(yaw)
-    T[:2, :2] = [[c, -s], [s, c]]
-    T[:3, 3] = x, y, z
-    return T
-
-
-def turned(axis: Float64, angle: float) -> Float64:
-    """float64[3, 3]: the rotation by ``angle`` radians about a unit axis."""
-    x, y, z = axis
-    K = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle) * K + (1.0 - np.cos(angle)) * (K @ K)
-
-
-def joint_motion(joint: Joint, fraction: float) -> Float64:
-    """float64[4, 4]: how the joint moves its part, entity frame, when it is open by ``fraction``."""
-    axis = np.array(joint.axis) / np.linalg.norm(joint.axis)
-    T = np.eye(4)
-    if joint.kind == "slide":
-        T[:3, 3] = axis * joint.upper * fraction
-    else:
-        T[:3, :3] = turned(axis, joint.upper * fraction)
-        T[:3, 3] = np.array(joint.origin) - T[:3, :3] @ np.array(joint.origin)
-    return T
 
 
 @dataclass(eq=False)
@@ -234,7 +192,13 @@ class Stage:
         or names."""
         footprints = []
         for e in self.world.entities:
-            if is_fixed(e) or is_structure(e) or e.body is not None or e.entity_id in ignore or e.entity_id in self.holds:
+            if (
+                is_fixed(e)
+                or is_structure(e)
+                or e.body is not None
+                or e.entity_id in ignore
+                or e.entity_id in self.holds
+            ):
                 continue
             parent = self.carrier[e.entity_id - 1]
             if parent and self.entity(int(parent)).is_thing:
@@ -249,7 +213,13 @@ class Stage:
         """FloorMap.heights as things stand now, without people and what they hold."""
         tops = {}
         for e in self.world.entities:
-            if is_fixed(e) or is_structure(e) or e.body is not None or e.entity_id in ignore or e.entity_id in self.holds:
+            if (
+                is_fixed(e)
+                or is_structure(e)
+                or e.body is not None
+                or e.entity_id in ignore
+                or e.entity_id in self.holds
+            ):
                 continue
             if e.entity_id not in self._tops:
                 self._tops[e.entity_id] = self.floor.tops(e, self.parts[e.entity_id - 1])

@@ -9,6 +9,7 @@ import numpy as np
 
 from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, attending, ramp, wait
 from psg4d_ros.data.simulation.doors import turn_about
+from psg4d_ros.data.simulation.frames import facing, placed, turned, up, yaw_of, yaw_towards
 from psg4d_ros.data.simulation.handling import depth, resting_on
 from psg4d_ros.data.simulation.kinematics import Hand
 from psg4d_ros.data.simulation.locomotion import go
@@ -23,7 +24,7 @@ from psg4d_ros.data.simulation.reaching import (
     stance,
     within_reach,
 )
-from psg4d_ros.data.simulation.stage import HANDS, Actor, Hold, Stage, facing, placed, turned, yaw_of, yaw_towards
+from psg4d_ros.data.simulation.stage import HANDS, Actor, Hold, Stage
 from psg4d_ros.data.simulation.world import STEP_S
 from psg4d_ros.structures import Float64
 
@@ -89,7 +90,9 @@ def read(stage: Stage, actor: Actor, book: int, seconds: float) -> Activity:
     yield from _back_to_chest(stage, actor, book, hold)
 
 
-def use_held(stage: Stage, actor: Actor, thing: int, screen: int | None, seconds: float, name: str = "using") -> Activity:
+def use_held(
+    stage: Stage, actor: Actor, thing: int, screen: int | None, seconds: float, name: str = "using"
+) -> Activity:
     """Use a phone, remote control, camera or toy that one holds; screen: what is looked at meanwhile, if not itself."""
     hold = _hold(stage, actor, thing)
     tall = actor.body.height_m
@@ -97,7 +100,7 @@ def use_held(stage: Stage, actor: Actor, thing: int, screen: int | None, seconds
 
     def raised(shift: Float64) -> Float64:
         chest = actor.body.joint_positions(actor.base)["chest"]
-        return chest + [side, -0.2 * tall, 0.06 * tall] + shift
+        return chest + np.array([side, -0.2 * tall, 0.06 * tall]) + shift
 
     steps = round(seconds / STEP_S)
     with stage.fact(actor.entity_id, name, thing), attending(stage, actor, screen or thing):
@@ -105,7 +108,9 @@ def use_held(stage: Stage, actor: Actor, thing: int, screen: int | None, seconds
         wish = actor.reaching[hand_key(hold.hands)]
         lively = 0.05 if name == "playing with" else 0.004
         for k in range(steps):
-            shift = lively * np.array([np.sin(0.35 * k), 0.4 * np.sin(0.21 * k), np.sin(0.27 * k + 1.0)]) * min(k / 8, 1)
+            shift = (
+                lively * np.array([np.sin(0.35 * k), 0.4 * np.sin(0.21 * k), np.sin(0.27 * k + 1.0)]) * min(k / 8, 1)
+            )
             wish.target = lambda shift=shift: raised(shift)  # type: ignore[misc]
             yield
     yield from _back_to_chest(stage, actor, thing, hold)
@@ -139,7 +144,7 @@ def eat(stage: Stage, actor: Actor, dish: int, bites: int = 2) -> Activity:
     """Eat out of a dish that stands within reach, with what one holds (a spoon, a fork) or with the fingers."""
     with_fork = [h for h in actor.holding if stage.entity(actor.holding[h]).label in ("fork", "spoon")]
     hand = with_fork[0] if with_fork else _free(actor)
-    point = _top(stage, dish) + [0.0, 0.0, 0.03]
+    point = _top(stage, dish) + up(0.03)
     yield from _come_within_reach(stage, actor, dish, (hand,), point)
 
     def mouth() -> Float64:
@@ -185,13 +190,8 @@ def work_at(
     """
     hand = next(iter(actor.holding), None) if name in ("stirring", "cleaning") else None
     hand = hand or _free(actor)
-    entity = stage.entity(thing)
-    middle = _work_point(stage, actor, thing, name) + [0.0, 0.0, above_m]
-    yield from _come_within_reach(stage, actor, thing, (hand,), middle)
-    if entity.size[2] > 0.5 and name == "using":
-        point = middle
-    else:
-        point = middle
+    point = _work_point(stage, actor, thing, name) + up(above_m)
+    yield from _come_within_reach(stage, actor, thing, (hand,), point)
     steps = round(seconds / STEP_S)
     rate = 0.35 if name == "stirring" else 0.22
     palm = np.array([0.0, 0.0, -1.0]) if name in ("cleaning", "using") and hand not in actor.holding else None
@@ -205,7 +205,7 @@ def work_at(
         wish = actor.reaching[hand]
         for k in range(steps):
             r = circle_m * min(k / 10, (steps - k) / 10, 1.0)
-            at = point + [r * np.cos(rate * k), r * np.sin(rate * k), 0.0]
+            at = point + np.array([r * np.cos(rate * k), r * np.sin(rate * k), 0.0])
             if name == "using":
                 at[2] += 0.01 * np.sin(0.5 * k)
             wish.target = at_world(actor, at)
@@ -233,7 +233,7 @@ def _work_point(stage: Stage, actor: Actor, thing: int, name: str) -> Float64:
         x, y = np.clip(local[:2] - surface.center[:2], -np.maximum(half, 0.0), np.maximum(half, 0.0))
         spot = T[:3, :3] @ np.array([surface.center[0] + x, surface.center[1] + y, surface.center[2]]) + T[:3, 3]
         towel = next((stage.entity(t) for t in set(actor.holding.values())), None)
-        return spot + [0.0, 0.0, 0.012 + (towel.size[2] if towel else 0.0)]
+        return spot + up(0.012 + (towel.size[2] if towel else 0.0))
     return _top(stage, thing)
 
 
@@ -241,8 +241,8 @@ def pour(stage: Stage, actor: Actor, source: int, vessel: int) -> Activity:
     """Pour out of a held bottle, can or carton into a vessel that stands within reach."""
     hold = _hold(stage, actor, source)
     height = stage.entity(source).size[2]
-    over = _top(stage, vessel) + [0.0, 0.0, 0.04]
-    yield from _come_within_reach(stage, actor, vessel, hold.hands, over + [0.0, 0.0, 0.1])
+    over = _top(stage, vessel) + up(0.04)
+    yield from _come_within_reach(stage, actor, vessel, hold.hands, over + up(0.1))
     rim = np.array([0.0, 0.0, height])
     with (
         stage.fact(actor.entity_id, "pouring into", vessel),
@@ -285,7 +285,7 @@ def type_on(stage: Stage, actor: Actor, keyboard: int, screen: int | None, secon
         wish = actor.reaching["both"]
         side = placed(0.0, 0.0, 0.0, actor.yaw)[:3, 0]
         for k in range(steps):
-            shift = 0.03 * np.sin(0.4 * k) * side + [0.0, 0.0, 0.006 * np.sin(1.9 * k)]
+            shift = 0.03 * np.sin(0.4 * k) * side + up(0.006 * np.sin(1.9 * k))
             wish.target = at_world(actor, keys + shift * min(k / 6, 1.0))
             yield
     yield from let_go(stage, actor, HANDS)
