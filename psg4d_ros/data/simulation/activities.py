@@ -243,7 +243,7 @@ def lying_place(stage: Stage, actor: Actor, bed: int) -> tuple[int, Surface, Flo
             feet_w = (T[:3, :3] @ np.append(feet, 0.0) + T[:3, 3])[:2]
             lane_w = (T[:3, :3] @ np.append(lane, 0.0) + T[:3, 3])[:2]
             yaw = yaw_towards(T[:2, :2] @ out)
-            free = stage.floor.at(clearance, feet_w)
+            free = stage.floor.at(clearance, feet_w + 0.15 * facing(yaw))
             taken = any(
                 np.linalg.norm(o.to_world(o.points["pelvis"])[:2] - lane_w) < 0.6
                 for o in stage.actors.values()
@@ -254,7 +254,7 @@ def lying_place(stage: Stage, actor: Actor, bed: int) -> tuple[int, Surface, Flo
                 if stage.entity(t).body is None and stage.entity(t).label not in ("pillow", "blanket")
                 and abs((stage.pose(t)[:2, 3] - lane_w) @ facing(yaw)) < 0.3 + 0.5 * max(stage.entity(t).size[:2])
             ]  # fmt: skip
-            if free >= 0.12 and not taken and not on_lane:
+            if free >= 0.15 and stage.floor.at(clearance, feet_w) >= 0.04 and not taken and not on_lane:
                 found.append((free, index, surface, feet_w, yaw, lane_w, yaw_lying))
         if found:
             return max(found, key=lambda f: f[0])[1:]

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psg4d_ros.data.simulation.acting import Activity, Impossible
+from psg4d_ros.data.simulation.acting import Activity, Impossible, attending, wait
 from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.data.simulation.repertoire import Proposal, Repertoire
 from psg4d_ros.data.simulation.set_scene import set_scene
 from psg4d_ros.data.simulation.stage import Actor, Stage
 from psg4d_ros.data.simulation.world import STEP_S, Timeline, World
 
-_ATTEMPTS = 8  # proposals that a person tries before it pauses
+_ATTEMPTS = 12  # proposals that a person tries before it pauses
 _PATIENCE_S = 4.0  # for how long it waits for somebody else
 
 
@@ -31,6 +31,7 @@ class _Promise:
 
     proposal: Proposal
     until_s: float
+    meanwhile: _Running
 
 
 class Director:
@@ -118,12 +119,16 @@ def perform(world: World, rng: np.random.Generator, *, duration_s: float) -> Tim
 
 def _keep_promises(director: Director) -> None:
     for promise in list(director.promised):
-        if not any(director.busy(p) for p in promise.proposal.people):
-            director.promised.remove(promise)
-            if director.start(promise.proposal.activity, promise.proposal.people):
-                director.done[promise.proposal.name] += 1
-        elif director.stage.now > promise.until_s:
-            director.promised.remove(promise)
+        people = promise.proposal.people
+        others = [r for r in director.running if r is not promise.meanwhile and set(r.people) & set(people)]
+        if others and director.stage.now <= promise.until_s:
+            continue
+        director.promised.remove(promise)
+        promise.meanwhile.activity.close()
+        if promise.meanwhile in director.running:
+            director.running.remove(promise.meanwhile)
+        if not others and director.start(promise.proposal.activity, people):
+            director.done[promise.proposal.name] += 1
 
 
 def _something_new(director: Director, actor: Actor) -> bool:
@@ -138,13 +143,22 @@ def _something_new(director: Director, actor: Actor) -> bool:
         weights = np.array([c.weight / (1.0 + 2.0 * director.done[c.name]) for c in choices])
         choice = choices.pop(int(rng.choice(len(choices), p=weights / weights.sum())))
         if any(director.busy(p) for p in choice.people):
-            director.promised.append(_Promise(choice, stage.now + _PATIENCE_S))
+            partner = next(p for p in choice.people if p != actor.entity_id)
+            director.start(_watch(stage, actor, partner), (actor.entity_id,))
+            until_s = stage.now + _PATIENCE_S
+            director.promised.append(_Promise(choice, until_s, director.running[-1]))
             return True
         if director.start(choice.activity, choice.people):
             director.done[choice.name] += 1
             return True
         choices = [c for c in choices if c.name != choice.name or rng.random() < 0.5]
     return False
+
+
+def _watch(stage: Stage, actor: Actor, partner: int) -> Activity:
+    """Look at somebody until it has time."""
+    with attending(stage, actor, partner):
+        yield from wait(2 * _PATIENCE_S)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ def go(
     Raises Impossible when there is no way.
     """
     goal = np.asarray(goal, dtype=np.float64)[:2]
+    if actor.posture != "standing":
+        raise Impossible("does not stand")
     if float(np.linalg.norm(goal - actor.place)) < CELL_M:
         return
     speed = (RUN_M_S if run else speed_m_s) * (0.75 + 0.25 * min(actor.body.height_m / 1.7, 1.1))
@@ -200,7 +202,7 @@ def follow(stage: Stage, actor: Actor, leader: Actor, seconds: float, gap_m: flo
     trail = [leader.place.copy()]
     upright = standing(actor.body)
     first = stage.floor.path(actor.place, leader.place, stage.clearance(actor, frozenset({leader.entity_id})))
-    if first is None:
+    if first is None or actor.posture != "standing":
         raise Impossible("no way to the one to follow")
     trail = list(first)
     at, speed, idle = 0.0, 0.0, 0

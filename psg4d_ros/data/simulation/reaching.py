@@ -168,9 +168,11 @@ def grip(
         middle = 0.5 * (low + high)
         middle[2] = low[2] + 0.45 * (high[2] - low[2])
         surface = stage.floor.surface(entity, stage.parts[thing - 1]) @ R
-        for band in (0.03, 0.06, 0.12):  # palms lie on the sides, level with the middle
+        # Palms lie on the sides, level with the middle, or lower where a thing has nothing to hold there.
+        for share, band in ((0.45, 0.03), (0.45, 0.06), (0.2, 0.03), (0.05, 0.03), (0.05, 0.06)):
+            middle[2] = points[:, 2].min() + share * entity.size[2]
             sides = surface[(np.abs(surface[:, 1:] - middle[1:]) < band).all(axis=1)]
-            if len(sides) > 3 and np.ptp(sides[:, 0]) > 0.3 * (high[0] - low[0]):
+            if len(sides) > 3 and np.ptp(sides[:, 0]) > 0.6 * (high[0] - low[0]):
                 low, high = sides.min(axis=0), sides.max(axis=0)
                 middle[0] = 0.5 * (low + high)[0]
                 break

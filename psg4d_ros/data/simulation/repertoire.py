@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,21 @@ class Proposal:
     weight: float
     people: tuple[int, ...]
     activity: Activity
+
+
+@dataclass(frozen=True)
+class _Use:
+    """Something to do with a thing in hand; others: who takes part."""
+
+    name: str
+    weight: float
+    begin: Callable[[], Activity]
+    others: tuple[Actor, ...] = ()
+
+
+def _one_after_the_other(*parts: Activity) -> Activity:
+    for part in parts:
+        yield from part
 
 
 class Repertoire:
@@ -140,7 +156,6 @@ class Repertoire:
 
     def _with_held(self, thing: int) -> None:
         stage, actor = self.stage, self.actor
-        label = stage.entity(thing).label
         for e in self.with_surface("top", "shelf", "inside", count=4):
             for index in self._places(e):
                 self.add("put down", 0.7, self._stow(thing, e.entity_id, index))
@@ -149,39 +164,57 @@ class Repertoire:
             self.add(
                 "put on floor", 0.3, put_down(stage, actor, thing, floor, stage.room_surface(actor.place), self.rng)
             )
+        for use in self._uses(thing):
+            self.add(use.name, use.weight, use.begin(), *use.others)
+
+    def _uses(self, thing: int) -> list[_Use]:
+        """What a thing in hand is good for."""
+        stage, actor, seconds = self.stage, self.actor, self.seconds
+        label = stage.entity(thing).label
+        out: list[_Use] = []
         for other in self.free:
             if actor.posture == "standing":
-                self.add("hand over", 2.2, hand_over(stage, actor, other, thing), other)
-            if label in _THROWN:
-                self.add("throw", 4.0, throw_and_catch(stage, actor, thing, other, self.rng), other)
+                out.append(_Use("hand over", 2.0, lambda o=other: hand_over(stage, actor, o, thing), (other,)))
+                if label in _THROWN:
+                    out.append(
+                        _Use("throw", 4.0, lambda o=other: throw_and_catch(stage, actor, thing, o, self.rng), (other,))
+                    )
         if label in _THROWN:
-            self.add("throw away", 0.7, self._throw_away(thing))
+            out.append(_Use("throw away", 0.7, lambda: self._throw_away(thing)))
         if label in _DRINKS:
-            self.add("drink", 3.0, drink(stage, actor, thing, int(self.rng.integers(1, 4))))
+            out.append(_Use("drink", 3.0, lambda: drink(stage, actor, thing, int(self.rng.integers(1, 4)))))
         if label in _POURS:
             for e in self.near(_FILLED, 2):
-                self.add("pour", 2.5, pour(stage, actor, thing, e.entity_id))
+                out.append(_Use("pour", 2.5, lambda e=e: pour(stage, actor, thing, e.entity_id)))
         if label == "book":
-            self.add("read", 3.0, read(stage, actor, thing, self.seconds(2.0, 4.0)))
+            out.append(_Use("read", 3.0, lambda: read(stage, actor, thing, seconds(2.0, 4.0))))
         if label in _PRESSED:
             screen = next((e.entity_id for e in self.near("television")), None) if label == "remote control" else None
-            self.add("use", 2.5, use_held(stage, actor, thing, screen, self.seconds(1.5, 3.0)))
+            out.append(_Use("use", 2.5, lambda: use_held(stage, actor, thing, screen, seconds(1.5, 3.0))))
         if label in _TOYS:
-            self.add("play", 1.5, use_held(stage, actor, thing, None, self.seconds(1.5, 3.0), "playing with"))
+            play = "playing with"
+            out.append(_Use("play", 1.5, lambda: use_held(stage, actor, thing, None, seconds(1.5, 3.0), play)))
         if label in _SPOONS:
             for e in self.near(_STIRRED, 2):
-                self.add(
-                    "stir",
-                    3.0,
-                    work_at(stage, actor, e.entity_id, "stirring", self.seconds(1.5, 3.0), circle_m=0.03, above_m=0.05),
-                )
+                out.append(_Use("stir", 3.0, lambda e=e: self._work(e, "stirring", 0.03, 0.05)))
             for e in self.near(_DISHES, 2):
-                self.add("eat", 3.0, eat(stage, actor, e.entity_id))
+                out.append(_Use("eat", 3.0, lambda e=e: eat(stage, actor, e.entity_id)))
         if label == "towel":
             for e in self._tables():
-                self.add(
-                    "clean", 3.0, work_at(stage, actor, e.entity_id, "cleaning", self.seconds(2.0, 3.5), circle_m=0.12)
-                )
+                out.append(_Use("clean", 3.0, lambda e=e: self._work(e, "cleaning", 0.12, 0.0)))
+        return out
+
+    def _work(self, e: Entity, name: str, circle_m: float, above_m: float) -> Activity:
+        seconds = self.seconds(1.5, 3.0)
+        return work_at(self.stage, self.actor, e.entity_id, name, seconds, circle_m=circle_m, above_m=above_m)
+
+    def _fetch_and_use(self, thing: int) -> None:
+        """Something to take in order to do something with it."""
+        uses = self._uses(thing)
+        if uses:
+            weights = np.array([u.weight for u in uses])
+            use = uses[int(self.rng.choice(len(uses), p=weights / weights.sum()))]
+            self.add(f"take and {use.name}", 0.9, _one_after_the_other(self._fetch(thing), use.begin()), *use.others)
 
     def _tables(self) -> list[Entity]:
         wanted = ("table", "desk", "counter", "cabinet")
@@ -231,8 +264,8 @@ class Repertoire:
             small = [e for e in self.around if e.graspable and not stage.on(e.entity_id)]
             for e in small[:2]:
                 self.add("pick up", 0.7, self._fetch(e.entity_id))
-            for e in [e for e in small if e.label in USEFUL][:4]:
-                self.add("pick up", 1.2, self._fetch(e.entity_id))
+            for e in [e for e in small if e.label in USEFUL][:8]:
+                self._fetch_and_use(e.entity_id)
             for e in self.near(frozenset({"keyboard", "laptop"}), 2):
                 screen = next((m.entity_id for m in self.near("monitor")), None) if e.label == "keyboard" else None
                 self.add("type", 2.0, type_on(stage, actor, e.entity_id, screen, self.seconds(2.0, 4.0)))

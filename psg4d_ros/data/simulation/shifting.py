@@ -16,6 +16,7 @@ from psg4d_ros.data.simulation.locomotion import go, turn_to
 from psg4d_ros.data.simulation.navigation import BODY_RADIUS_M
 from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.data.simulation.reaching import (
+    REACHED_M,
     at_world,
     before_chest,
     draw,
@@ -172,7 +173,7 @@ def throw(
     out = chest + np.array([side, -0.27 * tall, 0.1 * tall])
     start = actor.to_world(out)
     away = float(np.linalg.norm(goal - start))
-    seconds = round(float(np.clip(away / 4.5, 0.4, 0.9)) / STEP_S) * STEP_S
+    seconds = round(float(np.clip(away / 4.5, 0.5, 1.1)) / STEP_S) * STEP_S
     heights, _ = stage.heights(frozenset({thing}))
     velocity = launch_velocity(start, goal, seconds)
     track = free_flight(start, velocity, np.linspace(0.1, 0.9, 12) * seconds)
@@ -198,25 +199,19 @@ def throw(
 
 
 def _catch(stage: Stage, catcher: Actor, thing: int, goal: Float64, seconds: float) -> Activity:
-    """Hold out the hands where something will arrive, and close them around it."""
+    """Hold out the hands where something will arrive in ``seconds``, and close them around it."""
     entity = stage.entity(thing)
-    wide = float(min(entity.size[0], entity.size[1]))
-    spread = wide + 0.01
+    spread = float(min(entity.size[0], entity.size[1])) + 0.005
+    steps = round(seconds / STEP_S) - 1
     with attending(stage, catcher, thing), stage.fact(catcher.entity_id, "catching", thing):
-        wish_seconds = max(seconds - 2 * STEP_S, 0.2)
-        yield from reach_out(stage, catcher, HANDS, at_world(catcher, goal), wish_seconds, None, spread + 0.08)
+        yield from reach_out(stage, catcher, HANDS, at_world(catcher, goal), (steps - 2) * STEP_S, None, spread + 0.14)
         wish = catcher.reaching["both"]
-        caught = False
-        for _ in range(4):
-            middle = stage.pose(thing)[:3, 3] + stage.pose(thing)[:3, 2] * 0.5 * entity.size[2]
-            wish.target = at_world(catcher, middle)
-            wish.spread_m = spread
+        for share in (0.5, 0.0):
+            wish.spread_m = spread + 0.14 * share
             yield
-            if gap(catcher, HANDS, middle, spread) < 0.03 or np.linalg.norm(middle - goal) < 0.2:
-                caught = bool(np.linalg.norm(stage.palms(catcher, HANDS) - middle) < 0.06)
-                if caught:
-                    break
-        if caught and thing not in stage.holds:
+        middle = stage.pose(thing)[:3, 3] + stage.pose(thing)[:3, 2] * 0.5 * entity.size[2]
+        caught = gap(catcher, HANDS, middle, spread) < REACHED_M and thing not in stage.holds
+        if caught:
             stage.grasp(catcher, thing, HANDS)
             yield from draw(stage, catcher, HANDS, before_chest(catcher, HANDS, depth(stage, catcher, thing)), 0.4)
     if not caught:
