@@ -40,20 +40,30 @@ class TestOverlaps:
         overlaps = counter.finish(2, 2)
         assert overlaps.predicted.tolist() == [[2, 1], [0, 2]]
         assert overlaps.true.tolist() == [[1, 3], [1, 0]]
-        assert overlaps.intersection().tolist() == [[[1, 1], [0, 1]], [[0, 0], [0, 0]]]
+        assert overlaps.shared.tolist() == [[0, 0, 0, 1], [0, 0, 1, 1], [0, 1, 1, 1]]  # frame, predicted, true, points
+        assert overlaps.shared_in_all().tolist() == [[1, 1], [0, 1]]
 
     def test_frames_and_objects_may_be_empty(self):
         counter = OverlapCounter()
         counter.add(np.zeros(0, np.int32), np.zeros(0, np.int32))
         overlaps = counter.finish(0, 3)
         assert overlaps.true.tolist() == [[0, 0, 0]]
-        assert overlaps.frame_iou().shape == (1, 0, 3)
+        assert overlaps.shared_in_all().shape == (0, 3)
 
     def test_true_tubes_as_predicted_ones_cover_themselves_only(self):
         boxes = np.array([[1, 1], [0, 1], [0, 0]])  # two annotated boxes; the first leaves, then the second
         overlaps = TubeOverlaps.identical(boxes)
-        assert overlaps.volume_iou().tolist() == [[1.0, 0.0], [0.0, 1.0]]
-        assert overlaps.frame_iou()[2].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+        assert overlaps.shared_in_all().tolist() == [[1, 0], [0, 2]]
+        assert overlaps.frame_iou().tolist() == [1.0, 1.0, 1.0]
+
+    def test_shared_points_within_frames(self):
+        counter = OverlapCounter()
+        for points in (1, 2, 3):
+            counter.add(np.full(points, 2), np.full(points, 1))
+        overlaps = counter.finish(2, 2)
+        starts, ends = np.array([0, 1, 0, 2, 0]), np.array([3, 2, 0, 3, 3])
+        pairs = np.array([1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 1])
+        assert overlaps.shared_within(*pairs, starts, ends).tolist() == [6, 2, 0, 3, 0]
 
     def test_label_arrays_of_different_clouds_are_refused(self):
         with pytest.raises(ValueError, match=r"\(4,\) points.*\(3,\)"):

@@ -129,8 +129,7 @@ def judged(truth: Relations, tubes: Int64) -> NDArray[np.bool_]:
 
     tubes: int64[F, T] points of the true objects. What no sensor saw has no mask that a prediction could overlap.
     """
-    together = (tubes[:, truth.subject] > 0) & (tubes[:, truth.object] > 0)
-    out: NDArray[np.bool_] = np.logical_or.reduce(together & _inside(truth, len(tubes)), axis=0)
+    out: NDArray[np.bool_] = np.logical_or.reduce(_seen_together(truth, tubes), axis=0)
     return out
 
 
@@ -142,13 +141,10 @@ def overlap_values(scene: Scene, ranked: Int64, protocol: Protocol, *, labels: b
     frames that are hit.
     """
     predicted, true = scene.prediction.relations.take(ranked), scene.truth.relations
-    same = np.array([[p == t for t in true.predicate] for p in predicted.predicate], bool).reshape(
-        len(predicted), len(true)
-    )
+    same = _equal(predicted.predicate, true.predicate)
     if labels:
-        equal = np.array([[p == t for t in scene.truth.labels] for p in scene.prediction.labels], bool)
-        equal = equal.reshape(len(scene.prediction.labels), len(scene.truth.labels))
-        same &= equal[np.ix_(predicted.subject, true.subject)] & equal[np.ix_(predicted.object, true.object)]
+        alike = _equal(scene.prediction.labels, scene.truth.labels)
+        same &= alike[np.ix_(predicted.subject, true.subject)] & alike[np.ix_(predicted.object, true.object)]
     rows, columns = np.nonzero(same)
     values = np.zeros(same.shape)
     measure = _volume_overlap if protocol == "tube" else _hit_share
@@ -182,15 +178,15 @@ def _volume_overlap(overlaps: TubeOverlaps, predicted: Relations, true: Relation
     Volume IoU: points shared in the frames of both spans, over those of the predicted tube within its span and of the
     true tube within its span, together.
     """
-    shared, of_predicted, of_true = (
-        np.concatenate([np.zeros((1, *a.shape[1:]), np.int64), a.cumsum(axis=0)])
-        for a in (overlaps.intersection(), overlaps.predicted, overlaps.true)
-    )
     start = np.maximum(predicted.start, true.start)
     end = np.maximum(np.minimum(predicted.end, true.end), start)
+    of_predicted, of_true = (
+        np.concatenate([np.zeros_like(tubes, shape=(1, tubes.shape[1])), tubes.cumsum(axis=0)])
+        for tubes in (overlaps.predicted, overlaps.true)
+    )
 
     def volume_iou(p: Int64, t: Int64) -> Float64:
-        both = shared[end, p, t] - shared[start, p, t]
+        both = overlaps.shared_within(p, t, start, end)
         a = of_predicted[predicted.end, p] - of_predicted[predicted.start, p]
         b = of_true[true.end, t] - of_true[true.start, t]
         return iou(both, a, b)
@@ -205,17 +201,31 @@ def _hit_share(overlaps: TubeOverlaps, predicted: Relations, true: Relations) ->
     True frames: those of the true span where both true objects have a point. Hit: those of them in the predicted span
     where both masks have an IoU of at least MIN_IOU. Hits are true frames, so this is the IoU of the two sets.
     """
-    good = overlaps.frame_iou() >= MIN_IOU
-    frames = len(overlaps.true)
-    there = (overlaps.true[:, true.subject] > 0) & (overlaps.true[:, true.object] > 0) & _inside(true, frames)
-    hits = there & _inside(predicted, frames)
+    frames, objects = overlaps.true.shape
+    good = np.zeros((frames, overlaps.predicted.shape[1], objects), bool)
+    f, p, t, _ = overlaps.shared[overlaps.frame_iou() >= MIN_IOU].T
+    good[f, p, t] = True
+    true_frames = _seen_together(true, overlaps.true)
+    hits = true_frames & _inside(predicted, frames)
     hits &= good[:, predicted.subject, true.subject] & good[:, predicted.object, true.object]
-    true_frames = there.sum(axis=0)
-    out: Float64 = np.divide(hits.sum(axis=0), true_frames, out=np.zeros(len(true_frames)), where=true_frames > 0)
+    count = true_frames.sum(axis=0)
+    out: Float64 = np.divide(hits.sum(axis=0), count, out=np.zeros(len(count)), where=count > 0)
     return out
+
+
+def _seen_together(relations: Relations, tubes: Int64) -> NDArray[np.bool_]:
+    """bool[F, n]: frames of each relation's span in which both its objects have a point."""
+    seen: NDArray[np.bool_] = (tubes[:, relations.subject] > 0) & (tubes[:, relations.object] > 0)
+    return seen & _inside(relations, len(tubes))
 
 
 def _inside(relations: Relations, frames: int) -> NDArray[np.bool_]:
     """bool[F, n]: frames within each relation's span."""
     at = np.arange(frames)[:, None]
     return (at >= relations.start) & (at < relations.end)
+
+
+def _equal(names: Sequence[str], others: Sequence[str]) -> NDArray[np.bool_]:
+    """bool[n, m]: which names are equal."""
+    out: NDArray[np.bool_] = np.array(names, str)[:, None] == np.array(others, str)
+    return out

@@ -19,7 +19,7 @@ class TubeOverlaps:
     """P predicted and T true mask tubes over F frames.
 
     predicted: int64[F, P], true: int64[F, T]: points of each object in each frame. shared: int64[S, 4], the overlaps
-    that are not zero, as rows (frame, predicted object, true object, points).
+    that are not zero, as rows (frame, predicted object, true object, points), no two of the same masks.
     """
 
     predicted: Int64
@@ -37,23 +37,29 @@ class TubeOverlaps:
         frame, column = np.nonzero(true)
         return cls(true, true, np.stack([frame, column, column, true[frame, column]], axis=1).astype(np.int64))
 
-    def intersection(self) -> Int64:
-        """int64[F, P, T] points that a predicted and a true object share in a frame."""
-        (frames, predicted), true = self.predicted.shape, self.true.shape[1]
-        out = np.zeros((frames, predicted, true), np.int64)
+    def frame_iou(self) -> Float64:
+        """float64[S]: for each row of ``shared``, IoU of the two masks in its frame."""
         f, p, t, points = self.shared.T
-        out[f, p, t] = points
+        return iou(points, self.predicted[f, p], self.true[f, t])
+
+    def shared_in_all(self) -> Int64:
+        """int64[P, T]: points that two tubes share, all frames together."""
+        out = np.zeros((self.predicted.shape[1], self.true.shape[1]), np.int64)
+        _, p, t, points = self.shared.T
+        np.add.at(out, (p, t), points)
         return out
 
-    def frame_iou(self) -> Float64:
-        """float64[F, P, T] intersection over union in each frame; 0 where neither object has a point."""
-        both = self.intersection()
-        return iou(both, self.predicted[:, :, None], self.true[:, None, :])
-
-    def volume_iou(self) -> Float64:
-        """float64[P, T] intersection over union of whole tubes, all frames together."""
-        both = self.intersection().sum(axis=0)
-        return iou(both, self.predicted.sum(axis=0)[:, None], self.true.sum(axis=0)[None])
+    def shared_within(self, p: Int64, t: Int64, start: Int64, end: Int64) -> Int64:
+        """int64[M]: points that M pairs of a predicted and a true tube share, each pair in its frames [start, end)."""
+        frames, objects = self.true.shape
+        f, shared_p, shared_t, points = self.shared.T
+        place = (shared_p * objects + shared_t) * frames + f  # a pair's frames lie in a row
+        order = np.argsort(place)
+        total = np.concatenate([[0], np.cumsum(points[order])])
+        first = (p * objects + t) * frames
+        begin, stop = np.searchsorted(place[order], (first + start, first + end))
+        out: Int64 = total[stop] - total[begin]
+        return out
 
 
 class OverlapCounter:

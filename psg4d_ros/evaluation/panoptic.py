@@ -13,7 +13,7 @@ import numpy as np
 
 from psg4d_ros.evaluation.matching import Scene
 from psg4d_ros.evaluation.overlaps import iou
-from psg4d_ros.structures import Float64, Int64
+from psg4d_ros.structures import Int64
 
 MIN_MATCH_IOU = 0.5  # a segment is matched above this, so that no segment has two matches
 
@@ -85,10 +85,10 @@ def frame_matches(scene: Scene) -> Int64:
 
     There is at most one: masks of a frame do not overlap each other. Labels play no part.
     """
-    if not scene.prediction.labels:
-        return np.full(scene.overlaps.true.shape, -1, np.int64)
-    overlap = scene.overlaps.frame_iou()
-    return np.where(overlap.max(axis=1) > MIN_MATCH_IOU, overlap.argmax(axis=1), -1).astype(np.int64)
+    out = np.full(scene.overlaps.true.shape, -1, np.int64)
+    f, p, t, _ = scene.overlaps.shared[scene.overlaps.frame_iou() > MIN_MATCH_IOU].T
+    out[f, t] = p
+    return out
 
 
 def _quality(c: _ClassSums) -> float:
@@ -103,44 +103,53 @@ def _average(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _segments(labels: tuple[str, ...], is_thing: tuple[bool, ...]) -> tuple[list[str], Float64]:
-    """Labels of the segments, and float64[N, S] which object is part of which: stuff of one label is one segment."""
-    keys: list[tuple[str, int]] = [
-        (label, i if thing else -1) for i, (label, thing) in enumerate(zip(labels, is_thing, strict=True))
-    ]
-    unique = list(dict.fromkeys(keys))
-    member = np.zeros((len(keys), len(unique)))
-    for i, key in enumerate(keys):
-        member[i, unique.index(key)] = 1.0
-    return [label for label, _ in unique], member
+def _segments(labels: tuple[str, ...], is_thing: tuple[bool, ...]) -> tuple[Int64, list[str]]:
+    """int64[N] which segment each object is part of, and the segments' labels: stuff of one label is one segment."""
+    keys = [(label, i if thing else -1) for i, (label, thing) in enumerate(zip(labels, is_thing, strict=True))]
+    number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], np.int64), [label for label, _ in number]
 
 
 def _add_segments(scene: Scene, classes: dict[str, _ClassSums]) -> None:
     """Count each frame's segments: matched ones (same label, IoU above 0.5), missed ones and false ones."""
-    predicted_label, of_predicted = _segments(scene.prediction.labels, scene.prediction.is_thing)
-    true_label, of_true = _segments(scene.truth.labels, scene.truth.is_thing)
-    both = of_predicted.T @ scene.overlaps.intersection() @ of_true  # [F, segments, segments]
-    predicted, true = scene.overlaps.predicted @ of_predicted, scene.overlaps.true @ of_true
-    annotated = both.sum(axis=2)
-    same = np.array([[p == t for t in true_label] for p in predicted_label], bool).reshape(both.shape[1:])
-    overlap = iou(both, annotated[:, :, None], true[:, None, :])
-    matched = (overlap > MIN_MATCH_IOU) & same
-    for f, p, t in zip(*np.nonzero(matched), strict=True):
-        sums = classes[true_label[t]]
-        sums.matched += 1
-        sums.matched_iou += float(overlap[f, p, t])
-    for t, n in enumerate(((true > 0) & ~matched.any(axis=1)).sum(axis=0)):
-        if n:
-            classes[true_label[t]].missed += int(n)
+    of_predicted, predicted_label = _segments(scene.prediction.labels, scene.prediction.is_thing)
+    of_true, true_label = _segments(scene.truth.labels, scene.truth.is_thing)
+    frames = len(scene.overlaps.true)
+    predicted, annotated = (np.zeros((frames, len(predicted_label)), np.int64) for _ in range(2))
+    true = np.zeros((frames, len(true_label)), np.int64)
+    np.add.at(predicted.T, of_predicted, scene.overlaps.predicted.T)
+    np.add.at(true.T, of_true, scene.overlaps.true.T)
+    f, p, t, points = scene.overlaps.shared.T
+    place = (f * len(predicted_label) + of_predicted[p]) * len(true_label) + of_true[t]
+    _, first, cell = np.unique(place, return_index=True, return_inverse=True)
+    both = np.zeros(len(first), np.int64)
+    np.add.at(both, cell, points)
+    f, p, t = f[first], of_predicted[p[first]], of_true[t[first]]
+    np.add.at(annotated, (f, p), both)
+
+    same = np.array(predicted_label, str)[p] == np.array(true_label, str)[t]
+    overlap = iou(both, annotated[f, p], true[f, t])
+    matched = same & (overlap > MIN_MATCH_IOU)
+    f, p, t, overlap = f[matched], p[matched], t[matched], overlap[matched]
+    missed = true > 0
+    missed[f, t] = False
     # A segment that lies mostly where nothing is annotated may well be right: it is no false one.
-    false = (predicted > 0) & (annotated >= predicted / 2) & ~matched.any(axis=2)
-    for p, n in enumerate(false.sum(axis=0)):
-        if n and predicted_label[p] in classes:
-            classes[predicted_label[p]].false += int(n)
+    false = (predicted > 0) & (annotated >= predicted / 2)
+    false[f, p] = False
+    for segment, value in zip(t, overlap, strict=True):
+        sums = classes[true_label[segment]]
+        sums.matched += 1
+        sums.matched_iou += float(value)
+    for label, count in zip(true_label, missed.sum(axis=0), strict=True):
+        if count:
+            classes[label].missed += int(count)
+    for label, count in zip(predicted_label, false.sum(axis=0), strict=True):
+        if label in classes:
+            classes[label].false += int(count)
 
 
 def _add_points(scene: Scene, classes: dict[str, _ClassSums]) -> None:
-    both = scene.overlaps.intersection().sum(axis=0)  # [P, T]
+    both = scene.overlaps.shared_in_all()
     for p, label in enumerate(scene.prediction.labels):
         if label in classes:
             classes[label].points_predicted += int(both[p].sum())
@@ -151,7 +160,7 @@ def _add_points(scene: Scene, classes: dict[str, _ClassSums]) -> None:
 
 
 def _add_tubes(scene: Scene, sums: _TubeSums) -> None:
-    both = scene.overlaps.intersection().sum(axis=0)  # [P, T]
+    both = scene.overlaps.shared_in_all()
     true = scene.overlaps.true.sum(axis=0)
     overlap = iou(both, both.sum(axis=1)[:, None], true[None])
     found = frame_matches(scene)
