@@ -177,8 +177,8 @@ def _eval(options: argparse.Namespace) -> int:
         check_writable(options.json)
     from tqdm import tqdm
 
-    from psg4d_ros.evaluation.dataset_evaluation import evaluate_dataset
-    from psg4d_ros.evaluation.recall_tables import evaluation_table
+    from psg4d_ros.evaluation.evaluate import evaluate_dataset
+    from psg4d_ros.evaluation.tables import evaluation_table
 
     result = evaluate_dataset(
         options.dataset,

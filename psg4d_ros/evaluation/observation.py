@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from psg4d_ros.runtime.given import GivenTubes
 
 Setting = Literal["PredCls", "SGCls", "SGDet"]
-SETTINGS: tuple[Setting, ...] = ("PredCls", "SGCls", "SGDet")
 WORLD_FRAME = "world"
 
 
