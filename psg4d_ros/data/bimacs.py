@@ -8,7 +8,6 @@ on the way, and why. The frames hold no points: this is a set for given tubes (P
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from psg4d_ros.data.files import check_folder, read_json
+from psg4d_ros.data.files import check_folder, is_integer, is_number, read_json, shown
 from psg4d_ros.data.phrases import normal_label, normal_predicate
 from psg4d_ros.data.recording import LabelledFrame, Recording, TrueObject, TrueRelation
 from psg4d_ros.data.rgbd import FRAME_ID
@@ -61,7 +60,7 @@ def _read(path: Path) -> Recording:
     if not isinstance(take, dict) or not isinstance(take.get("frames"), list) or not take["frames"]:
         raise DatasetError(f"{path} has no list 'frames', expected a take of bimacs_zed")
     if take.get("obj_fields") != _OBJECT_FIELDS:
-        raise DatasetError(f"{path}: 'obj_fields' is {take.get('obj_fields')!r}, expected {_OBJECT_FIELDS}")
+        raise DatasetError(f"{path}: 'obj_fields' is {shown(take.get('obj_fields'))}, expected {_OBJECT_FIELDS}")
     frames = [_objects_of(path, number, frame) for number, frame in enumerate(take["frames"])]
     names = sorted({name for objects in frames for name in objects})
     ids = {name: number for number, name in enumerate(names, start=1)}
@@ -100,16 +99,14 @@ def _objects_of(path: Path, number: int, frame: Any) -> dict[str, tuple[str, Flo
     if not isinstance(frame, dict) or not isinstance(frame.get("obj"), list) or not isinstance(frame.get("rel"), list):
         raise DatasetError(f"{place} has no lists 'obj' and 'rel'")
     if frame.get("f") != number:
-        raise DatasetError(f"{place} is numbered {frame.get('f')!r}, expected frames without gaps")
+        raise DatasetError(f"{place} is numbered {shown(frame.get('f'))}, expected frames without gaps")
     out: dict[str, tuple[str, Float32]] = {}
     for entry in frame["obj"]:
         if not isinstance(entry, list) or len(entry) != len(_OBJECT_FIELDS) or not isinstance(entry[0], str):
-            raise DatasetError(f"{place}: object is {entry!r}, expected {_OBJECT_FIELDS}")
+            raise DatasetError(f"{place}: object is {shown(entry)}, expected {_OBJECT_FIELDS}")
         name, label, corners = _instance(entry[0]), entry[1], entry[3:]
-        if not isinstance(label, str) or not all(
-            isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in corners
-        ):
-            raise DatasetError(f"{place}: object is {entry!r}, expected a class and six finite coordinates")
+        if not isinstance(label, str) or not all(is_number(v) for v in corners):
+            raise DatasetError(f"{place}: object is {shown(entry)}, expected a class and six finite coordinates")
         if name in out:
             raise DatasetError(f"{place} holds {name!r} twice")
         turned = np.array(corners, np.float64).reshape(2, 3) @ R_BODY_OPTICAL.T
@@ -156,7 +153,7 @@ def _action_spans(path: Path, actions: Any, frames: int, names: list[str], skipp
         skipped["the take has no hand_action_gt"] += 1
         return []
     if not isinstance(actions, dict):
-        raise DatasetError(f"{path}: 'hand_action_gt' is {actions!r}, expected an object with right_hand and left_hand")
+        raise DatasetError(f"{path}: 'hand_action_gt' is {shown(actions)}, expected {{right_hand, left_hand}}")
     spans: list[Span] = []
     for hand, track in actions.items():
         subject = f"{hand.replace('_', ' ')}_1"
@@ -169,10 +166,10 @@ def _action_spans(path: Path, actions: Any, frames: int, names: list[str], skipp
                 case [int(number), _, str(instance)] if number in _ACTIONS:
                     if instance not in names:
                         skipped[f"{hand} acts on {instance!r}, which is in no frame"] += 1
-                    elif not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= frames):
+                    elif not (is_integer(start) and is_integer(end) and start < end <= frames):
                         skipped[f"an action of {hand} does not lie within the take"] += 1
                     else:
                         spans.append((subject, _ACTIONS[number], instance, start, end))
                 case _:
-                    skipped[f"an action of {hand} is not one of KIT's: {action!r}"] += 1
+                    skipped[f"an action of {hand} is not one of KIT's: {shown(action)}"] += 1
     return spans

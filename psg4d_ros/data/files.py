@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,29 @@ from PIL import Image
 
 from psg4d_ros.errors import DatasetError
 
+# A file that is read whole holds no more than this, packed or unpacked: gzip and zip turn a megabyte into a gigabyte.
+MAX_BYTES = 2 << 30
 _GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK_BYTES = 1 << 24
+# What the data sets hold. Pillow knows many more forms, one of which (EPS) starts another program.
+_IMAGE_FORMATS = ("PNG", "JPEG", "BMP")
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes, unpacked if it is gzipped (told by its first bytes, not by its name)."""
+    """The file's bytes, unpacked if it is gzipped (told by its first bytes, not by its name); at most MAX_BYTES."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == _GZIP_MAGIC else raw
-    except (OSError, EOFError, zlib.error) as error:
+        with path.open("rb") as file:
+            packed = file.read(2) == _GZIP_MAGIC
+        parts, size = [], 0
+        with gzip.open(path) if packed else path.open("rb") as file:
+            while part := file.read(_CHUNK_BYTES):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_BYTES:
+                    raise DatasetError(f"{path} holds more than {MAX_BYTES} bytes{' unpacked' if packed else ''}")
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # ValueError: no file can have such a name
         raise DatasetError(f"{path} cannot be read: {error}") from error
+    return b"".join(parts)
 
 
 def read_text(path: Path) -> str:
@@ -62,22 +75,45 @@ def read_numbers(path: Path, columns: int) -> NDArray[np.float64]:
 
 def read_array(path: Path, name: str | None = None) -> NDArray[Any]:
     """The array of a .npy file, or the one called ``name`` of a .npz file. Object arrays (pickles) are refused."""
+    raw = read_bytes(path)
     try:
-        loaded = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
-        return np.asarray(loaded if name is None else loaded[name])
-    except (OSError, ValueError, EOFError, KeyError, IndexError, MemoryError, BadZipFile, zlib.error) as error:
+        if name is not None:
+            with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+                member = archive.getinfo(f"{name}.npy")
+                if member.file_size > MAX_BYTES:
+                    raise ValueError(f"the array has {member.file_size} bytes, expected at most {MAX_BYTES}")
+                raw = archive.read(member)
+        return np.asarray(np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False))
+    except Exception as error:  # of damaged bytes the decoders raise nearly anything
         what = "a numpy array" if name is None else f"a numpy archive with an array {name!r}"
         raise DatasetError(f"{path} is not {what}: {error}") from error
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image, decoded in full. The number of its pixels is checked by Pillow before memory is taken for it."""
+    """A PNG, JPEG or BMP image, decoded in full. Pillow checks the number of its pixels before it takes memory."""
+    raw = read_bytes(path)
     try:
-        image = Image.open(io.BytesIO(read_bytes(path)))
+        image = Image.open(io.BytesIO(raw), formats=_IMAGE_FORMATS)
         image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # of damaged bytes the decoders raise nearly anything
         raise DatasetError(f"{path} is not a readable image: {error}") from error
     return image
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value out of JSON is a number to calculate with: finite, no boolean, at most 1e12 either way."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e12 <= value <= 1e12
+
+
+def is_integer(value: Any, low: int = 0, high: int = 2**31 - 1) -> TypeGuard[int]:
+    """Whether a value out of JSON is a whole number from ``low`` to ``high``, and no boolean."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def shown(value: Any) -> str:
+    """A value out of a file as an error message quotes it: its beginning, so that the rest stays readable."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def check_folder(path: Path, what: str) -> None:

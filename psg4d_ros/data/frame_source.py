@@ -118,8 +118,8 @@ class _FolderFrames:
 
 def _open_folder(folder: Path, rate_hz: float | None) -> FrameSource:
     """The form is told by the files that are there; more than one form in a folder is an error, not a guess."""
-    if rate_hz is not None and not rate_hz > 0:
-        raise DatasetError(f"rate_hz is {rate_hz}, expected more than 0 frames per second")
+    if rate_hz is not None and not 1e-3 <= rate_hz <= 1e6:
+        raise DatasetError(f"rate_hz is {rate_hz}, expected 0.001 to 1000000 frames per second")
     scans = folder / "velodyne" if (folder / "velodyne").is_dir() else folder
     found = {
         "pcd": _files(folder, ".pcd"),
@@ -186,13 +186,15 @@ def _rgbd_folder(folder: Path, files: list[Path], rate_hz: float) -> FrameSource
             "numbers; for 7-Scenes it is 585 0 320 / 0 585 240 / 0 0 1"
         )
     K = rgbd.read_intrinsics(intrinsics)
-    posed = _beside(files[0], ".pose.txt").exists()
+    # What one frame has, all must have: one that lacks it is an error of that frame, not a frame without.
+    posed = any(_beside(file, ".pose.txt").exists() for file in files)
+    colored = any(_color_of(file) is not None for file in files)
 
     def read_cloud(number: int) -> tuple[PointFrame, Float64 | None]:
         depth = rgbd.read_depth(files[number])
-        color = next(
-            (c for c in (_beside(files[number], f".color.{kind}") for kind in ("png", "jpg")) if c.exists()), None
-        )
+        color = _color_of(files[number])
+        if colored and color is None:
+            raise DatasetError(f"{files[number]} has no .color.png or .color.jpg beside it, as other frames here have")
         points, index = rgbd.back_project(depth, K)
         colors = None if color is None else rgbd.read_color(color, depth.shape).reshape(-1, 3)[index]
         frame = PointFrame(points, colors, None, index, stamps[number], rgbd.FRAME_ID)
@@ -219,11 +221,15 @@ def _level(read: Callable[[int], tuple[PointFrame, Float64 | None]], number: int
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
-    return [p for p in folder.iterdir() if p.name.removesuffix(".gz").endswith(suffix) and p.is_file()]
+    return sorted(p for p in folder.iterdir() if p.name.removesuffix(".gz").endswith(suffix) and p.is_file())
 
 
 def _beside(depth: Path, suffix: str) -> Path:
     return depth.with_name(depth.name.removesuffix(".gz").removesuffix(".depth.png") + suffix)
+
+
+def _color_of(depth: Path) -> Path | None:
+    return next((c for c in (_beside(depth, f".color.{kind}") for kind in ("png", "jpg")) if c.exists()), None)
 
 
 def _in_order(files: list[Path], rate_hz: float) -> tuple[list[Path], list[int]]:
@@ -232,15 +238,16 @@ def _in_order(files: list[Path], rate_hz: float) -> tuple[list[Path], list[int]]
     Names that hold a date and time (20121214T142255.814212, read as UTC), seconds since 1970 with a fraction, or 19
     digits of nanoseconds are taken at their word; in others the last number counts frames, ``rate_hz`` a second.
     """
-    read = next((f for f in (_date, _seconds, _nanoseconds) if f(files[0]) is not None), None)
+    read = next((f for f in (_date, _seconds, _nanoseconds) if any(f(file) is not None for file in files)), None)
     stamps: dict[int, Path] = {}
     first = min(_frame_number(file) for file in files) if read is None else 0
     for file in files:
         stamp = read(file) if read else FIRST_STAMP_NS + round((_frame_number(file) - first) * NS_PER_S / rate_hz)
         if stamp is None:
-            raise DatasetError(
-                f"{file} has no time in its name, {files[0].name} has one; expected the same form for all"
-            )
+            timed = next(other.name for other in files if read is not None and read(other) is not None)
+            raise DatasetError(f"{file} has no time in its name as {timed} has; expected the same form for all")
+        if stamp >= 2**63:
+            raise DatasetError(f"{file} would be of the time {stamp} ns, expected below 2^63: its number is too large")
         if stamp in stamps:
             raise DatasetError(f"{stamps[stamp]} and {file} are of the same time; expected one file a frame")
         stamps[stamp] = file
@@ -269,11 +276,13 @@ def _seconds(file: Path) -> int | None:
 
 def _nanoseconds(file: Path) -> int | None:
     found = re.search(r"(?<!\d)\d{19}(?!\d)", _stem(file))
-    return None if found is None else int(found[0])
+    return None if found is None or int(found[0]) >= 2**63 else int(found[0])
 
 
 def _frame_number(file: Path) -> int:
     numbers = re.findall(r"\d+", _stem(file))
     if not numbers:
         raise DatasetError(f"{file} has no number in its name; expected one such as 000000.bin that says its place")
+    if len(numbers[-1]) > 18:
+        raise DatasetError(f"{file} has a number of {len(numbers[-1])} digits in its name, expected at most 18")
     return int(numbers[-1])

@@ -167,6 +167,10 @@ def _read_ascii(body: bytes, dtype: np.dtype[np.void], number: int) -> NDArray[n
     rows = [line.split() for line in body.decode("ascii", errors="replace").splitlines() if line.strip()]
     if len(rows) != number:
         raise ValueError(f"{len(rows)} lines of data, POINTS is {number}")
+    width = sum(dtype[name].shape[0] if dtype[name].shape else 1 for name in dtype.names or ())
+    for line, row in enumerate(rows, start=1):
+        if len(row) != width:
+            raise ValueError(f"line {line} of the data has {len(row)} values, the fields have {width}")
     points = np.zeros(number, dtype)
     column = 0
     for name in dtype.names or ():
@@ -178,7 +182,7 @@ def _read_ascii(body: bytes, dtype: np.dtype[np.void], number: int) -> NDArray[n
             if number:
                 points[name] = np.array(values, dtype=kind.base).reshape((number, *kind.shape))
         except (ValueError, OverflowError) as error:
-            raise ValueError(f"a value of field {name!r} is missing or not a {kind.base.name}: {error}") from None
+            raise ValueError(f"a value of field {name!r} is not a {kind.base.name}: {error}") from None
         column += width
     return points
 

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from psg4d_ros.data.files import check_folder, read_json
+from psg4d_ros.data.files import check_folder, is_integer, is_number, read_json, shown
 from psg4d_ros.data.phrases import normal_label, normal_predicate
 from psg4d_ros.data.psg4d_frames import GtaFrames, HoiFrames, hoi_pose_file, open_hoi
 from psg4d_ros.data.recording import LabelledFrame, Recording, TrueObject, TrueRelation
@@ -28,6 +28,7 @@ _FILES = {"gta": "sailvos3d.json", "hoi": "psg4d_hoi.json"}
 _FOLDERS = ("", "GTA", "HOI", "gta", "hoi", "psg4d_gta", "GTA/psg4d_gta")
 _FPS = {"gta": 5.0, "hoi": 15.0}  # of videos whose record has no meta.fps
 _HOI_FRAMES = 300  # of each video of HOI4D; its records carry no meta
+_MAX_FRAMES = 100_000  # of a video; the longest of the data set has some hundred
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _categories(folder: Path) -> dict[int, str]:
     if not path.exists():
         return {}
     values = read_json(path)
-    if not isinstance(values, dict) or not all(k.isdigit() and isinstance(v, str) for k, v in values.items()):
+    if not isinstance(values, dict) or not all(k.isdecimal() and isinstance(v, str) for k, v in values.items()):
         raise DatasetError(f"{path} is not {{class number: name}}")
     return {int(k): v for k, v in values.items()}
 
@@ -174,18 +175,20 @@ class _RecordReader:
         if not isinstance(record, dict) or not isinstance(record.get("video_id"), str) or not record["video_id"]:
             raise DatasetError(f"{place} is not a record with a video_id")
         video_id = record["video_id"]
-        place = f"{place} ({video_id})"
+        place = f"{place} ({video_id[:100] if video_id.isprintable() else shown(video_id)})"
         if ".." in Path(video_id).parts or Path(video_id).is_absolute():
             raise DatasetError(f"{place}: the video_id leads out of the data set's folders")
+        if not video_id.isprintable() or len(video_id.encode()) > 200:
+            raise DatasetError(f"{place}: the video_id is no name of a folder")
         meta = record.get("meta") or {}
         if not isinstance(meta, dict):
-            raise DatasetError(f"{place}: 'meta' is {meta!r}, expected an object with num_frames and fps")
+            raise DatasetError(f"{place}: 'meta' is {shown(meta)}, expected an object with num_frames and fps")
         frames = meta.get("num_frames", _HOI_FRAMES if self.form == "hoi" else None)
         fps = meta.get("fps", _FPS[self.form])
-        if not _integer(frames) or frames < 1:
-            raise DatasetError(f"{place}: meta.num_frames is {frames!r}, expected a whole number of at least 1")
-        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000:
-            raise DatasetError(f"{place}: meta.fps is {fps!r}, expected frames per second")
+        if not is_integer(frames, 1, _MAX_FRAMES):
+            raise DatasetError(f"{place}: meta.num_frames is {shown(frames)}, expected 1 to {_MAX_FRAMES}")
+        if not is_number(fps) or not 0.01 <= fps <= 1000:
+            raise DatasetError(f"{place}: meta.fps is {shown(fps)}, expected 0.01 to 1000 frames per second")
         # The published files say "object", the family's other data sets "objects".
         entries, relations = record.get("object", record.get("objects")), record.get("relations")
         if not isinstance(entries, list) or not isinstance(relations, list):
@@ -201,12 +204,12 @@ class _RecordReader:
 
     def _object(self, entry: Any, place: str, objects: dict[int, TrueObject], mask_ids: dict[int, int]) -> None:
         object_id = entry.get("object_id") if isinstance(entry, dict) else None
-        if not _integer(object_id) or object_id < 1 or object_id in objects:
-            self.problems.append(f"{place} has object_id {object_id!r}, expected a new number of at least 1; left out")
+        if not is_integer(object_id, 1) or object_id in objects:
+            self.problems.append(f"{place} has object_id {shown(object_id)}, expected a new number from 1 on; left out")
             return
         mask_id = entry.get("mask_id", object_id)
-        if not _integer(mask_id) or mask_id < 1 or mask_id in mask_ids:
-            self.problems.append(f"{place} has mask_id {mask_id!r}, expected a new number of at least 1; left out")
+        if not is_integer(mask_id, 1) or mask_id in mask_ids:
+            self.problems.append(f"{place} has mask_id {shown(mask_id)}, expected a new number from 1 on; left out")
             return
         label = entry.get("category", self.categories.get(mask_id % 1000))
         if not isinstance(label, str) or not label.strip():
@@ -224,15 +227,15 @@ class _RecordReader:
         """Three forms are in use: [s, o, name, [[a, b], ...]], [s, name, o, [a, b]] (GTA), [s, o, name, a, b] (HOI)."""
         expected = "expected [subject, object, name, [[start, end], ...]]"
         if not isinstance(relation, list) or len(relation) not in (4, 5):
-            self.problems.append(f"{place} is {relation!r}, {expected}; left out")
+            self.problems.append(f"{place} is {shown(relation)}, {expected}; left out")
             return
-        numbers = [v for v in relation[:3] if _integer(v)]
+        numbers = [v for v in relation[:3] if is_integer(v, low=-(2**31))]
         names = [v for v in relation[:3] if isinstance(v, str)]
         spans = [relation[3:]] if len(relation) == 5 else relation[3]
-        if isinstance(spans, list) and len(spans) == 2 and all(_integer(v) for v in spans):
+        if isinstance(spans, list) and len(spans) == 2 and all(is_integer(v, low=-(2**31)) for v in spans):
             spans = [spans]
         if len(numbers) != 2 or len(names) != 1 or not isinstance(spans, list) or not names[0].strip():
-            self.problems.append(f"{place} is {relation!r}, {expected}; left out")
+            self.problems.append(f"{place} is {shown(relation)}, {expected}; left out")
             return
         absent = [i for i in numbers if i not in objects]
         if absent:
@@ -241,8 +244,8 @@ class _RecordReader:
         if self.predicates and names[0] not in self.predicates:
             self.problems.append(f"{place} is {names[0]!r}, which the file's 'relations' do not list; kept")
         for span in spans:
-            if not (isinstance(span, list) and len(span) == 2 and all(_integer(v) for v in span)):
-                self.problems.append(f"{place} has the span {span!r}, expected [start, end]; left out")
+            if not (isinstance(span, list) and len(span) == 2 and all(is_integer(v, low=-(2**31)) for v in span)):
+                self.problems.append(f"{place} has the span {shown(span)}, expected [start, end]; left out")
                 continue
             start, end = span[0], min(span[1] + 1, frames)  # the file's spans hold their last frame
             if not 0 <= start < end:
@@ -303,10 +306,6 @@ def _check_frames(annotation: Psg4dAnnotation, video: Psg4dVideo) -> Iterator[st
         return
     if not frame.instance.any():
         yield f"{files(0).get('masks', files(0).get('mask'))} holds none of the objects annotated in {video.video_id}"
-
-
-def _integer(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _strings(value: Any) -> bool:

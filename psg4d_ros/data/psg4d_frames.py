@@ -57,8 +57,8 @@ class GtaFrames:
         ndc[:, 0] = 2.0 * columns / (width - 1) - 1.0
         ndc[:, 1] = 1.0 - 2.0 * rows / (height - 1)
         ndc[:, 2] = depth[rows, columns] * _GTA_DEPTH_SCALE + _GTA_DEPTH_OFFSET
-        camera = ndc @ P_inv
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):  # what is not finite is left out below
+            camera = ndc @ P_inv
             points = (camera[:, :3] / camera[:, 3:]) * (1.0, -1.0, -1.0)
         kept = np.flatnonzero(np.isfinite(points).all(axis=1) & (points[:, 2] > 0.0) & (points[:, 2] < _GTA_FAR_M))
         index = (rows * width + columns)[kept]

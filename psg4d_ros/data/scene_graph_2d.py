@@ -5,14 +5,13 @@ Phrases come in one spelling (phrases.py). Files may be gzipped. docs/datasets.m
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from psg4d_ros.data.files import read_json
+from psg4d_ros.data.files import is_integer, is_number, read_json, shown
 from psg4d_ros.data.phrases import normal_label, normal_predicate
 from psg4d_ros.errors import DatasetError
 
@@ -156,7 +155,7 @@ def read_psg(path: Path | str, *, test: bool | None = None) -> SceneGraphs2D:
     values = _object(read_json(path), str(path))
     labels = _names(values, "thing_classes", str(path)) + _names(values, "stuff_classes", str(path))
     predicates = _names(values, "predicate_classes", str(path))
-    held_out = {str(i) for i in values.get("test_image_ids", [])}
+    held_out = set() if test is None else {str(i) for i in _list(values, "test_image_ids", str(path))}
     out = SceneGraphs2D()
     for place, record in _records(values.get("data"), f"{path}.data"):
         image_id = str(record.get("image_id", ""))
@@ -172,7 +171,7 @@ def read_psg(path: Path | str, *, test: bool | None = None) -> SceneGraphs2D:
             entry = _object(entry, f"{place}.annotations[{i}]")
             if entry.get("bbox_mode", 0) != 0:
                 raise DatasetError(
-                    f"{place}.annotations[{i}].bbox_mode is {entry['bbox_mode']!r}, expected 0 (x1 y1 x2 y2)"
+                    f"{place}.annotations[{i}].bbox_mode is {shown(entry['bbox_mode'])}, expected 0 (x1 y1 x2 y2)"
                 )
             label = _pick(labels, entry.get("category_id"), f"{place}.annotations[{i}].category_id")
             image.object(i, label, entry.get("bbox"))
@@ -245,12 +244,12 @@ def _read_pairs(
 def _vg_object(image: _Image, entry: Any, place: str, attributes: dict[int, tuple[str, ...]]) -> int:
     entry = _object(entry, place)
     key, names = entry.get("object_id"), entry.get("names", [entry.get("name")])
-    if not isinstance(key, int) or not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise DatasetError(f"{place} is {str(entry)[:120]}, expected object_id, names, x, y, w, h")
-    try:
-        x, y, w, h = (float(entry[k]) for k in "xywh")
-    except (KeyError, TypeError, ValueError):
-        raise DatasetError(f"{place} has no numbers x, y, w, h: {str(entry)[:120]}") from None
+    if not is_integer(key) or not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise DatasetError(f"{place} is {shown(entry)}, expected object_id, names, x, y, w, h")
+    corner = [entry.get(k) for k in "xywh"]
+    if not all(is_number(v) for v in corner):
+        raise DatasetError(f"{place} has no numbers x, y, w, h: {shown(entry)}")
+    x, y, w, h = corner
     image.object(key, names[0], [x, y, x + w, y + h], attributes.get(key, ()))
     return key
 
@@ -259,10 +258,10 @@ def _vg_attributes(entries: list[Any], place: str) -> dict[int, tuple[str, ...]]
     out: dict[int, tuple[str, ...]] = {}
     for i, entry in enumerate(entries):
         entry = _object(entry, f"{place}.attributes[{i}]")
-        words = entry.get("attributes") or []
-        if not isinstance(entry.get("object_id"), int) or not all(isinstance(w, str) for w in words):
-            raise DatasetError(f"{place}.attributes[{i}] is {str(entry)[:120]}, expected object_id and a list of words")
-        out[entry["object_id"]] = tuple(" ".join(w.lower().split()) for w in words if w.strip())
+        key, words = entry.get("object_id"), entry.get("attributes") or []
+        if not is_integer(key) or not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+            raise DatasetError(f"{place}.attributes[{i}] is {shown(entry)}, expected object_id and a list of words")
+        out[key] = (*out.get(key, ()), *(" ".join(w.lower().split()) for w in words if w.strip()))
     return out
 
 
@@ -273,8 +272,10 @@ def _by_image(path: Path | str | None, read: Callable[[dict[str, Any], str], Any
     out: dict[str, Any] = {}
     for place, record in _records(read_json(Path(path)), str(path)):
         image_id = record.get("image_id", record.get("id"))
-        if not isinstance(image_id, int):
-            raise DatasetError(f"{place} has image_id {image_id!r}, expected a number")
+        if not is_integer(image_id):
+            raise DatasetError(f"{place} has image_id {shown(image_id)}, expected a number")
+        if str(image_id) in out:
+            raise DatasetError(f"{place} is a second record of image {image_id}, expected one")
         out[str(image_id)] = read(record, place)
     return out
 
@@ -288,7 +289,7 @@ def _records(values: Any, place: str) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def _object(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DatasetError(f"{place} is {str(value)[:80]!r}, expected an object with named values")
+        raise DatasetError(f"{place} is {shown(value)}, expected an object with named values")
     return value
 
 
@@ -312,31 +313,27 @@ def _text(record: dict[str, Any], key: str, place: str) -> str:
 
 
 def _pick(names: Sequence[str], number: Any, place: str) -> str:
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(names):
-        raise DatasetError(f"{place} is number {number!r}, expected 0 to {len(names) - 1}")
+    if not is_integer(number, 0, len(names) - 1):
+        raise DatasetError(f"{place} is number {shown(number)}, expected 0 to {len(names) - 1}")
     return names[number]
 
 
 def _triplet(value: Any, place: str, objects: int) -> tuple[int, int, int]:
-    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(v, int) for v in value):
-        raise DatasetError(f"{place} is {value!r}, expected [subject, object, predicate] as numbers")
+    if not isinstance(value, list) or len(value) != 3 or not all(is_integer(v) for v in value):
+        raise DatasetError(f"{place} is {shown(value)}, expected [subject, object, predicate] as numbers")
     if not all(0 <= v < objects for v in value[:2]):
         raise DatasetError(f"{place} is {value}, the image has objects 0 to {objects - 1}")
     return value[0], value[1], value[2]
 
 
 def _box(value: Any, place: str) -> Box:
-    if (
-        not isinstance(value, list)
-        or len(value) != 4
-        or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
-    ):
-        raise DatasetError(f"{place}: box is {value!r}, expected x1, y1, x2, y2 as finite numbers")
+    if not isinstance(value, list) or len(value) != 4 or not all(is_number(v) for v in value):
+        raise DatasetError(f"{place}: box is {shown(value)}, expected x1, y1, x2, y2 as finite numbers")
     x1, y1, x2, y2 = (float(v) for v in value)
     return x1, y1, x2, y2
 
 
 def _size(value: Any, place: str) -> tuple[int, int]:
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(v, int) and v > 0 for v in value):
-        raise DatasetError(f"{place}: size is {value!r}, expected width and height in pixels")
+    if not isinstance(value, list) or len(value) != 2 or not all(is_integer(v, 1) for v in value):
+        raise DatasetError(f"{place}: size is {shown(value)}, expected width and height in pixels")
     return value[0], value[1]

@@ -6,7 +6,6 @@ these are annotations to learn phrases and spans from, not recordings; docs/data
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from psg4d_ros.data.files import read_json
+from psg4d_ros.data.files import is_integer, is_number, read_json, shown
 from psg4d_ros.data.phrases import normal_label
 from psg4d_ros.data.recording import TrueObject, TrueRelation
 from psg4d_ros.errors import DatasetError
@@ -73,11 +72,11 @@ def _video(place: str, name: str, record: Any, skipped: Counter[str]) -> VideoAn
     if not isinstance(record, dict) or not isinstance(record.get("segments"), list) or not record["segments"]:
         raise DatasetError(f"{place} has no list 'segments'")
     activity, kind = record.get("high_level_activity"), record.get("object_type")
-    if not isinstance(activity, int) or not 0 <= activity < len(_ACTIVITIES):
-        raise DatasetError(f"{place}: high_level_activity is {activity!r}, expected 0 to {len(_ACTIVITIES) - 1}")
+    if not is_integer(activity, 0, len(_ACTIVITIES) - 1):
+        raise DatasetError(f"{place}: high_level_activity is {shown(activity)}, expected 0 to {len(_ACTIVITIES) - 1}")
     number, _, label = kind.partition(":") if isinstance(kind, str) else ("", "", "")
     if not number.isdigit() or not label:
-        raise DatasetError(f"{place}: object_type is {kind!r}, expected one such as '1:bowl'")
+        raise DatasetError(f"{place}: object_type is {shown(kind)}, expected one such as '1:bowl'")
     frames: list[int] = []
     boxes, extents, relations = [], [], []
     for i, segment in enumerate(record["segments"]):
@@ -109,12 +108,12 @@ def _video(place: str, name: str, record: Any, skipped: Counter[str]) -> VideoAn
 def _segment(place: str, segment: Any, skipped: Counter[str]) -> tuple[int, int, Float32, Float32]:
     """First frame, affordance, and per frame the object's box and the person's extent."""
     if not isinstance(segment, dict):
-        raise DatasetError(f"{place} is {segment!r}, expected an object")
+        raise DatasetError(f"{place} is {shown(segment)}, expected an object")
     start, end, affordance = (segment.get(key) for key in ("start", "end", "object_affordance"))
-    if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start <= end < 10**6:
-        raise DatasetError(f"{place} spans {start!r} to {end!r}, expected two frame numbers")
-    if not isinstance(affordance, int) or not 0 <= affordance < len(_PREDICATES):
-        raise DatasetError(f"{place}: object_affordance is {affordance!r}, expected 0 to {len(_PREDICATES) - 1}")
+    if not is_integer(start) or not is_integer(end, start, 10**6):
+        raise DatasetError(f"{place} spans {shown(start)} to {shown(end)}, expected two frame numbers")
+    if not is_integer(affordance, 0, len(_PREDICATES) - 1):
+        raise DatasetError(f"{place}: object_affordance is {shown(affordance)}, expected 0 to {len(_PREDICATES) - 1}")
     scaled = _boxes(f"{place}: object_bboxes", segment.get("object_bboxes"))
     person = _boxes(f"{place}: human_bboxes", segment.get("human_bboxes"))
     length = end - start + 1
@@ -133,10 +132,6 @@ def _segment(place: str, segment: Any, skipped: Counter[str]) -> tuple[int, int,
 def _boxes(place: str, values: Any) -> np.ndarray:
     rows = values if isinstance(values, list) else [None]
     for number, row in enumerate(rows):
-        if (
-            not isinstance(row, list)
-            or len(row) != 4
-            or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in row)
-        ):
-            raise DatasetError(f"{place}[{number}] is {row!r}, expected four finite numbers")
+        if not isinstance(row, list) or len(row) != 4 or not all(is_number(v) for v in row):
+            raise DatasetError(f"{place}[{number}] is {shown(row)}, expected four finite numbers")
     return np.array(rows, np.float64).reshape(-1, 4)
