@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from psg4d_ros.structures import Float32, Float64, Int32, Int64, UInt8
 
 try:
     from embreex.mesh_construction import TriangleMesh
+    from embreex.rtcore import EmbreeDevice
     from embreex.rtcore_scene import EmbreeScene
 except ImportError as error:
     raise ConfigError(f"the simulator needs Embree ({error}); install it with: pip install embreex") from error
@@ -105,21 +107,31 @@ class Renderer:
 
     def _place(self, chosen: Sequence[tuple[int, int]], step: int) -> tuple[Any, _Faces]:
         """An Embree scene of some parts, (entity_id, index of the part), where they are at a step."""
-        corners = [np.zeros((0, 3, 3), np.float32)]
+        vertices, faces = [np.zeros((0, 3), np.float32)], [np.zeros((0, 3), np.int32)]
         entities, colors = [np.zeros(0, np.int32)], [np.zeros((0, 3), np.uint8)]
+        count = 0
         for entity_id, number in chosen:
             part = self._timeline.world.entity(entity_id).parts[number]
             poses = self._timeline.T_world_part[entity_id - 1]
             T = poses[step if len(poses) > 1 else 0, number]
-            corners.append((turned(T[:3, :3], part.vertices) + T[:3, 3].astype(np.float32))[part.faces])
+            vertices.append(turned(T[:3, :3], part.vertices) + T[:3, 3].astype(np.float32))
+            faces.append(part.faces + np.int32(count))
             entities.append(np.full(len(part.faces), entity_id, np.int32))
             colors.append(part.colors)
-        placed = np.concatenate(corners)
-        scene = EmbreeScene()
-        TriangleMesh(scene, placed.reshape(-1, 3), np.arange(3 * len(placed), dtype=np.int32).reshape(-1, 3))
-        normals = np.cross(placed[:, 1] - placed[:, 0], placed[:, 2] - placed[:, 0])
+            count += len(part.vertices)
+        placed, corner = np.concatenate(vertices), np.concatenate(faces)
+        scene = EmbreeScene(_device())
+        TriangleMesh(scene, placed, corner)
+        first, second, third = (placed[corner[:, k]] for k in range(3))
+        normals = np.cross(second - first, third - first)
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)
         return scene, _Faces(np.concatenate(entities), np.concatenate(colors), normals.astype(np.float32))
+
+
+@cache
+def _device() -> Any:
+    """One Embree device for the process: it costs more to make than a scene."""
+    return EmbreeDevice()
 
 
 def turned(R: Float64, vectors: Float32) -> Float32:

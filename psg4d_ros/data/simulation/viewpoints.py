@@ -59,6 +59,8 @@ def choose_path(
     kind: PathKind = rng.choice(["fixed", "robot", "handheld"] if camera else ["fixed", "robot"])
     action = _watch(timeline, steps, rng)
     start = _best_place(renderer, timeline, steps, action, kind, camera, rng)
+    if kind == "handheld" and start[2] > _HEIGHTS[camera][kind][1]:
+        kind = "fixed"  # there was no room to stand: high in a corner
     seconds: Float64 = np.asarray(steps * STEP_S, dtype=np.float64)
     if kind == "robot":
         positions = _drive(renderer, start, action, seconds, rng)
