@@ -392,6 +392,11 @@ class TestModel:
         assert alone.prediction.score.tolist() == after.prediction.score.tolist()
         assert alone.overlaps.shared.tolist() == after.overlaps.shared.tolist()
 
+    def test_poses_count_whatever_the_sensors_frame_is_called(self, runner, said):
+        (scene,) = run(runner, "SGDet", short_recording(frame_id="world")).scenes
+        assert scene.overlaps.shared.tolist() == said.scenes[0].overlaps.shared.tolist()
+        assert scene.prediction.score.tolist() == said.scenes[0].prediction.score.tolist()
+
     @pytest.mark.parametrize("method", ["frequency", "rules"])
     def test_frequency_and_rules_speak_of_the_same_tubes(self, runner, said, method):
         prior = FrequencyPrior.fit([recording()], WORDS)

@@ -182,15 +182,19 @@ def _hit_value(points, said, true):
 
 
 @settings(max_examples=100, deadline=None)
-@given(drawn_scenes(), st.sampled_from(PROTOCOLS), st.booleans())
-def test_the_protocols_agree_with_their_definition_over_sets_of_points(drawn: Drawn, protocol, labels):
+@given(drawn_scenes(), st.sampled_from(PROTOCOLS), st.booleans(), st.booleans(), st.sampled_from(KS))
+def test_the_protocols_agree_with_their_definition_over_sets_of_points(drawn: Drawn, protocol, labels, constraint, k):
     s = drawn.scene
     same = {n: n for n in (*s.truth.relations.predicate, *s.prediction.relations.predicate)}
     said = _rows(s.prediction.relations, range(10), same)
     truth = _rows(s.truth.relations, range(10), same)
     measure = _tube_value if protocol == "tube" else _hit_value
-    free, expected = set(range(len(truth))), []
+    free, expected, started = set(range(len(truth))), [], set()
     for i in sorted(range(len(said)), key=lambda i: (-s.prediction.score[i], i)):
+        start = said[i][0], said[i][2], said[i][3]
+        if len(expected) == k or (constraint and start in started):
+            continue
+        started.add(start)
         best, best_value = -1, 0.0
         for j in sorted(free):
             named = [s.prediction.labels[said[i][c]] == s.truth.labels[truth[j][c]] for c in (0, 2)]
@@ -200,7 +204,56 @@ def test_the_protocols_agree_with_their_definition_over_sets_of_points(drawn: Dr
                     best, best_value = j, value
         free.discard(best)
         expected.append(best)
-    assert find(s, protocol, labels=labels, graph_constraint=False).found.tolist() == expected
+    assert find(s, protocol, k, labels=labels, graph_constraint=constraint).found.tolist() == expected
+
+
+def _segments(labels, names, is_thing, frame):
+    """{(label, object or None for stuff): points} of one frame."""
+    out = {}
+    for i, (name, thing) in enumerate(zip(names, is_thing, strict=True)):
+        points = set(np.flatnonzero(labels[frame] == i + 1).tolist())
+        if points:
+            out.setdefault((name, i if thing else None), set()).update(points)
+    return out
+
+
+@settings(max_examples=100, deadline=None)
+@given(drawn_scenes(), st.sets(st.sampled_from(("table", "cup"))))
+def test_masks_agree_with_their_definitions_over_sets_of_points(drawn: Drawn, stuff):
+    points, labels, said = drawn.points, drawn.scene.truth.labels, drawn.scene.prediction.labels
+    frames = len(points.true)
+    drawn_scene = scene(points, labels, [], said, [], stuff=sorted(stuff))
+    is_thing, said_thing = drawn_scene.truth.is_thing, drawn_scene.prediction.is_thing
+    counts: dict[str, list[float]] = {}  # sum of IoU, true positives, false ones, missed ones
+    for f in range(frames):
+        annotated = set(np.flatnonzero(points.true[f]).tolist())
+        true, predicted = _segments(points.true, labels, is_thing, f), _segments(points.predicted, said, said_thing, f)
+        found = {}
+        for (a, p), (b, t) in itertools.product(predicted.items(), true.items()):
+            if a[0] == b[0] and _iou(p & annotated, t) > 0.5:
+                found[a, b] = _iou(p & annotated, t)
+        for (_, b), value in found.items():
+            counts.setdefault(b[0], [0, 0, 0, 0])[0] += value
+            counts[b[0]][1] += 1
+        for b in set(true) - {b for _, b in found}:
+            counts.setdefault(b[0], [0, 0, 0, 0])[3] += 1
+        for a in set(predicted) - {a for a, _ in found}:
+            if 2 * len(predicted[a] & annotated) >= len(predicted[a]):
+                counts.setdefault(a[0], [0, 0, 0, 0])[2] += 1
+    seen = {name for i, name in enumerate(labels) if (points.true == i + 1).any()}
+    quality = {name: v[0] / (v[1] + (v[2] + v[3]) / 2) for name, v in counts.items() if name in seen}
+
+    annotated = {(f, n) for f, n in zip(*np.nonzero(points.true), strict=True)}
+    tubes = [_tube(points.true, i, 0, frames) for i in range(len(labels))]
+    pieces = [_tube(points.predicted, i, 0, frames) & annotated for i in range(len(said))]
+    things = [t for t, thing in zip(tubes, is_thing, strict=True) if thing and t]
+    association = [sum(len(t & p) * _iou(t, p) for p in pieces) / len(t) for t in things]
+
+    result = panoptic_metrics([drawn_scene])
+    assert {name: entry["PQ"] for name, entry in result["by_class"].items()} == pytest.approx(quality)
+    assert result["S_assoc"] == (pytest.approx(np.mean(association)) if things else None)
+    best = [max((_iou(t, p) for p in pieces), default=0.0) for t in things]
+    assert result["tube_IoU"] == (pytest.approx(np.mean(best)) if things else None)
 
 
 # The oracle

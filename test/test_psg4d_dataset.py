@@ -326,6 +326,20 @@ def test_the_command_checks_a_download(gta, tmp_path, capsys):
     assert json.loads(out.read_text())["ok"] is False
 
 
+def test_a_download_is_evaluated(gta, tmp_path):
+    """The person is seen standing; the phone is in no mask, so nobody can be seen to hold it, nor the second person."""
+    out = tmp_path / "eval.json"
+    for split, scenes, judged, unseen in (("train", 1, 1, 2), ("test", 1, 0, 1)):
+        assert main(["eval", str(gta.parent), "--split", split, "--method", "oracle", "-q", "--json", str(out)]) == 0
+        result = json.loads(out.read_text())
+        assert (result["scenes"], result["split"]) == (scenes, split)
+        assert result["true_relations"] == {"judged": judged, "unseen": unseen, "repeated": 0}
+        expected = 1.0 if judged else None
+        for protocol in ("tube", "frame_hit"):
+            assert result["protocol"][protocol]["triplet"]["R"] == {"20": expected, "50": expected, "100": expected}
+    assert main(["eval", str(gta.parent), "--split", "nothing", "--method", "oracle"]) == 1
+
+
 @pytest.mark.skipif(not (SHARED / "pvsg_sample").is_dir(), reason=f"real data absent: {SHARED / 'pvsg_sample'}")
 def test_a_real_record_of_the_same_form_is_read_in_full(tmp_path):
     """PVSG's record, the one published example of the form that PSG4D shares with it."""

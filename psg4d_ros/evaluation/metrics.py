@@ -1,4 +1,4 @@
-"""Recall of relations over scenes: R@K, mR@K, zero-shot recall, and the ceilings nobody can pass (docs/metrics.md).
+"""Recall of relations over scenes: R@K, mR@K, zero-shot recall, and what the truth itself reaches (docs/metrics.md).
 
 Numpy only; scenes of 100 relations take milliseconds.
 """
@@ -110,9 +110,10 @@ def find(
 
 
 def ceiling_table(scenes: Sequence[Scene], ks: Sequence[int] = KS, *, graph_constraint: bool = True) -> RecallTable:
-    """The greatest recall that any K predictions a scene can have: each finds a true relation, rare predicates first.
+    """What the truth fed back reaches with K predictions a scene: each finds a true relation, rare predicates first.
 
     R is min(K, n) / n; under the graph constraint n counts, above the line, one relation per pair and start frame.
+    Without the constraint nothing can reach more. Under it, spans that start a little apart can.
     """
     truths = [s.truth.relations for s in scenes]
     pooled = _ideal(truths, rarity(truths), ks, graph_constraint)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from psg4d_ros.runtime.given import GivenTubes
 
 Setting = Literal["PredCls", "SGCls", "SGDet"]
-WORLD_FRAME = "world"
+WORLD_FRAME = "world_of_recording"  # no sensor's frame_id, so every frame has its pose by transform
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +68,8 @@ class PipelineRunner:
         self.pipeline.reset()
         for labelled in recording.open_frames():
             frame, T = labelled.frame, labelled.T_world_sensor
-            if frame.frame_id.lstrip("/") != WORLD_FRAME:
-                quaternion = Rotation.from_matrix(T[:3, :3]).as_quat()
-                self._transforms.set_transform(WORLD_FRAME, frame.frame_id, frame.stamp_ns, T[:3, 3], quaternion)
+            quaternion = Rotation.from_matrix(T[:3, :3]).as_quat()
+            self._transforms.set_transform(WORLD_FRAME, frame.frame_id, frame.stamp_ns, T[:3, 3], quaternion)
             if given is not None:
                 given = given.with_frame(frame.stamp_ns, labelled.instance)
             graph = self.pipeline.update(frame, given)
