@@ -13,9 +13,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
-from .config import TrackerConfig
-from .relation_spans import RelationSpans
-from .structures import (
+from psg4d_ros.config import TrackerConfig
+from psg4d_ros.relation_spans import RelationSpans
+from psg4d_ros.structures import (
     AlignedFrame,
     Float64,
     InstancePrediction,
@@ -28,9 +28,8 @@ from .structures import (
     Window,
     WindowPrediction,
 )
-from .transforms import transform_points
+from psg4d_ros.transforms import NS_PER_S, transform_points
 
-NS_PER_S = 1_000_000_000
 # A new window's say in a track's label and attributes; the rest is what was said before.
 NEW_VOTE = 0.3
 # What lying where the track should be by its motion is worth, in mask IoU: enough to decide between equals (two

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,3 +72,35 @@ def room():
         return PointFrame(points.astype(np.float32), colors, None, index, stamp_ns, "base")
 
     return make
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny models run fastest on one thread; what a test sets is taken back."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """Record the calls of a method: spy(owner, name) is a list that grows by one entry per call, with the arguments by
+    name and the result. edit(result, arguments): what the caller gets instead."""
+
+    def record(owner, name, edit=lambda result, arguments: result) -> list[SimpleNamespace]:
+        real, calls = getattr(owner, name), []
+        signature = inspect.signature(real)
+
+        def recorded(*args, **kwargs):
+            arguments = signature.bind(*args, **kwargs).arguments
+            result = edit(real(*args, **kwargs), arguments)
+            calls.append(SimpleNamespace(**arguments, result=result))
+            return result
+
+        monkeypatch.setattr(owner, name, recorded)
+        return calls
+
+    return record

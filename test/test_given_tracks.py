@@ -11,13 +11,7 @@ from psg4d_ros.config import InferenceConfig, PipelineConfig, WindowConfig
 from psg4d_ros.pipeline import ScenePipeline
 from psg4d_ros.runtime.given import GivenObject, GivenTubes
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -5,9 +5,6 @@ The tiny checkpoint's real parts run, spied upon.
 
 from __future__ import annotations
 
-import inspect
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -34,13 +31,7 @@ from psg4d_ros.runtime.given import GivenObject, GivenTubes
 from psg4d_ros.runtime.predictor import WindowPredictor
 from psg4d_ros.structures import GraphStatus, PointFrame, Window
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -52,27 +43,6 @@ def make(tiny_checkpoint):
         return WindowPredictor(load_checkpoint(tiny_checkpoint, torch.device("cpu")), config, trained=True)
 
     return predictor
-
-
-@pytest.fixture
-def spy(monkeypatch):
-    """Record the calls of a method: spy(owner, name) is a list that grows by one entry per call, with the arguments by
-    name and the result. edit(result, arguments): what the caller gets instead."""
-
-    def record(owner, name, edit=lambda result, arguments: result) -> list[SimpleNamespace]:
-        real, calls = getattr(owner, name), []
-        signature = inspect.signature(real)
-
-        def recorded(*args, **kwargs):
-            arguments = signature.bind(*args, **kwargs).arguments
-            result = edit(real(*args, **kwargs), arguments)
-            calls.append(SimpleNamespace(**arguments, result=result))
-            return result
-
-        monkeypatch.setattr(owner, name, recorded)
-        return calls
-
-    return record
 
 
 # Labels
@@ -276,11 +246,11 @@ def test_a_slot_spread_over_the_room_is_no_tubes(make, spy):
 
 
 def test_a_tube_without_a_slot_is_named_by_the_features_of_its_own_voxels(make, spy):
-    """As the mask decoder would name a slot with that mask; each level's features counted here voxel by voxel."""
+    """As the mask decoder would name a slot with that mask; the voxels of each level are counted here one by one."""
     predictor = make(relations=False)
     masks = spy(predictor.backend, "decode_masks", slots_at({1: 2.0}))  # the table has one
     named, cached = spy(predictor.model.chain, "name_objects"), spy(predictor.cache, "features")
-    turn1 = spy(predictor.model.chain, "turn1")
+    turn1, embedded = spy(predictor.model.chain, "turn1"), spy(predictor.model.decoder, "embed_regions")
     window, given = scene(2)
     prediction = predictor.predict(window, unnamed(given))
     with_slot, without = named
@@ -290,22 +260,21 @@ def test_a_tube_without_a_slot_is_named_by_the_features_of_its_own_voxels(make, 
     order = [with_slot.result[0][0], without.result[0][0], without.result[0][1]]  # table, cup, person
     assert [i.label for i in prediction.instances] == [names[int(logits.argmax())] for logits in order]
 
-    decoder, edge = predictor.model.decoder, predictor.model.config.encoder.voxel_size_m
-    with torch.inference_mode():
-        for row, object_id in enumerate((7, 40)):
-            fine, mid = [], []
-            for frame, features in zip(window.frames, cached[0].result, strict=True):
-                ids, point_voxel = given.point_object[frame.stamp_ns], features.point_voxel.numpy()
-                cells = np.floor(frame.points / np.float64(edge)).astype(int)
-                coarse = (features.mid_centers.numpy() / (2 * edge) - 0.5).round().astype(int).tolist()
-                for voxel in np.unique(point_voxel[ids == object_id]):
-                    inside = np.flatnonzero(point_voxel == voxel)
-                    assert (ids[inside] == object_id).all(), "the blocks are apart"
-                    fine.append(decoder.fine_norm(features.fine[voxel]))
-                    mid.append(decoder.mid_norm(features.mid[coarse.index((cells[inside[0]] // 2).tolist())]))
-            seen = torch.cat([torch.stack(fine).mean(dim=0), torch.stack(mid).mean(dim=0)])
-            expected = decoder.class_out(torch.cat([masks[0].result.slot_states.mean(dim=0), seen]))
-            torch.testing.assert_close(without.class_embeddings[row], expected, atol=1e-4, rtol=1e-4)
+    (call,) = embedded
+    assert torch.equal(without.class_embeddings, call.result)
+    assert torch.equal(call.states, masks[0].result.slot_states.mean(dim=0).expand(2, -1))
+    features, edge = cached[0].result, predictor.model.config.encoder.voxel_size_m
+    for level, share in (("fine", call.fine_share), ("mid", call.mid_share)):
+        assert torch.equal(getattr(call, level), torch.cat([getattr(f, level) for f in features]))
+        assert share.shape == (2, len(getattr(call, level)))
+    cells = [np.floor(frame.points / np.float64(edge)).astype(int) // 2 for frame in window.frames]
+    own = [given.point_object[frame.stamp_ns] for frame in window.frames]
+    coarse = np.concatenate([(f.mid_centers.numpy() / (2 * edge) - 0.5).round().astype(int) for f in features])
+    for row, object_id in enumerate((7, 40)):
+        voxels = [np.unique(f.point_voxel.numpy()[ids == object_id]) for f, ids in zip(features, own, strict=True)]
+        assert call.fine_share[row].sum() == call.mid_share[row].sum() == sum(map(len, voxels)), "blocks are apart"
+        inside = {tuple(c) for frame_cells, ids in zip(cells, own, strict=True) for c in frame_cells[ids == object_id]}
+        assert {tuple(c) for c in coarse[call.mid_share[row].numpy() > 0]} == inside
 
 
 def test_more_tubes_than_slots_are_all_there(make, spy):

@@ -97,12 +97,24 @@ def test_the_language_model_enters_through_a_gate() -> None:
     torch.testing.assert_close(decoder(hidden, *rest).slot_states, decoder(None, *rest).slot_states)
 
 
-def test_pooling_is_the_mean_under_the_mask() -> None:
-    masks = torch.tensor([[30.0, 30.0, -30.0], [-30.0, -30.0, 30.0]])
-    features = torch.tensor([[1.0, 2.0], [3.0, 6.0], [10.0, 0.0]])
-    expected = torch.tensor([[2.0, 4.0], [10.0, 0.0]])
-    torch.testing.assert_close(mask_decoder._pool(masks, features), expected, rtol=1e-4, atol=1e-4)
-    assert not mask_decoder._pool(torch.zeros(2, 0), torch.zeros(0, 5)).any()
+@torch.no_grad()
+def test_regions_given_as_the_masks_of_slots_are_embedded_as_the_slots_are() -> None:
+    decoder, inputs = small(), window(20, 60, 200)
+    output, mid, fine = decoder(*inputs), inputs[3], inputs[5]
+    shares = output.mask_logits.sigmoid(), output.key_mask_logits.sigmoid()
+    embeddings = decoder.embed_regions(output.slot_states, fine, shares[0], mid, shares[1])
+    torch.testing.assert_close(embeddings, output.class_embeddings)
+
+
+@torch.no_grad()
+def test_a_region_is_embedded_by_the_mean_of_its_own_features() -> None:
+    decoder, (*_, mid, _, fine, _) = small(), window(0, 4, 6)
+    state, half = torch.zeros(1, 32), torch.tensor([[0.0, 0.5, 0.5, 0.0, 0.0, 0.0]])
+    found = decoder.embed_regions(state, fine, half, mid, torch.tensor([[0.0, 0.0, 1.0, 0.0]]))
+    seen = torch.cat((state[0], decoder.fine_norm(fine[1:3]).mean(dim=0), decoder.mid_norm(mid[2])))
+    torch.testing.assert_close(found[0], decoder.class_out(seen), atol=1e-4, rtol=1e-4)
+    nothing = decoder.embed_regions(state, fine, torch.zeros(1, 6), mid, torch.zeros(1, 4))
+    torch.testing.assert_close(nothing[0], decoder.class_out(torch.cat((state[0], torch.zeros(8 + 12)))))
 
 
 @torch.no_grad()

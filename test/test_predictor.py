@@ -29,13 +29,7 @@ LABELS = ["person", "table"]
 SOUTH, NORTH = (0.0, -5.0, 1.0), (0.0, 5.0, 1.0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny models run fastest on one thread; what a test sets is taken back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

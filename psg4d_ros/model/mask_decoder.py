@@ -185,6 +185,19 @@ class MaskDecoder(nn.Module):
         last = self._outputs(state, self._mask_logits(mask_query, fine_masks), key_logits, fine, mid)
         return MaskOutput(last.mask_logits, last.presence_logits, state, last.class_embeddings, key_logits, tuple(aux))
 
+    def embed_regions(self, states: Tensor, fine: Tensor, fine_share: Tensor, mid: Tensor, mid_share: Tensor) -> Tensor:
+        """Class embeddings [P, phrase_dim] of regions that come from elsewhere, made as ``forward`` makes its slots'.
+
+        states [P, dim]: in place of query states. fine [V, fine_dim], mid [K, mid_dim]: features as ``forward`` takes
+        them. fine_share [P, V], mid_share [P, K]: float32, how much of each belongs to each region.
+        """
+        return self._embed(states, fine_share, self.fine_norm(fine), mid_share, self.mid_norm(mid))
+
+    def _embed(self, state: Tensor, fine_share: Tensor, fine: Tensor, mid_share: Tensor, mid: Tensor) -> Tensor:
+        # The mask says where the object is and the pooled features what is there: class evidence from its own voxels.
+        embeddings: Tensor = self.class_out(torch.cat((state, _pool(fine_share, fine), _pool(mid_share, mid)), dim=1))
+        return embeddings
+
     def _mask_query(self, state: Tensor) -> Tensor:
         """[Q, dim], scaled so that the product with unit mask features is a logit of a few units, in any precision."""
         return _unit(self.mask_query(state)) * (self.mask_scale / math.sqrt(state.shape[-1]))
@@ -195,9 +208,9 @@ class MaskDecoder(nn.Module):
     def _outputs(
         self, state: Tensor, mask_logits: Tensor, key_logits: Tensor, fine: Tensor, mid: Tensor
     ) -> LayerOutput:
-        # The mask says where the object is and the pooled features what is there: class evidence from its own voxels.
-        seen = torch.cat((state, _pool(mask_logits, fine), _pool(key_logits, mid)), dim=1)
-        return LayerOutput(mask_logits, key_logits, self.presence(state)[:, 0], self.class_out(seen))
+        fine_share, mid_share = mask_logits.float().sigmoid(), key_logits.float().sigmoid()
+        embeddings = self._embed(state, fine_share, fine, mid_share, mid)
+        return LayerOutput(mask_logits, key_logits, self.presence(state)[:, 0], embeddings)
 
 
 def _mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
@@ -216,8 +229,7 @@ def _attention_bias(key_logits: Tensor) -> Tensor:
     return torch.where(held | empty, 0.0, _MASKED).to(key_logits.dtype)
 
 
-def _pool(mask_logits: Tensor, features: Tensor) -> Tensor:
-    """Mean of features [V, C] under masks [Q, V] -> [Q, C]; zeros for an empty scene. Summed in float32: V is large."""
-    weights = mask_logits.float().sigmoid()
-    mean = (weights @ features.float()) / (weights.sum(dim=1, keepdim=True) + 1e-6)
+def _pool(share: Tensor, features: Tensor) -> Tensor:
+    """Mean of features [V, C] under masks float32[Q, V] -> [Q, C]; zeros for an empty scene. In float32: V is large."""
+    mean = (share @ features.float()) / (share.sum(dim=1, keepdim=True) + 1e-6)
     return mean.to(features.dtype)

@@ -255,18 +255,23 @@ def _describe(
 ) -> tuple[Tensor, Tensor]:
     """State [k, d] and class embedding [k, H] of tubes without a slot. shares: per frame float32[V, k].
 
-    The embedding as the mask decoder makes it, from the features under the mask; in place of a query's state, which
-    says where a slot looks, stands the mean of all.
+    In place of a query's state, which says where a slot looks, stands the mean of all.
     """
-    decoder = model.decoder
     edge = 2 * model.config.encoder.voxel_size_m
-    weight = torch.cat(shares)
-    fine = torch.cat([decoder.fine_norm(f.fine) for f in frames])
-    mid = torch.cat([decoder.mid_norm(f.mid)[_parents(f, edge)] for f in frames])
-    # Summed in float32, as in the mask decoder: there are many voxels.
-    pooled = (weight.T @ torch.cat([fine, mid], dim=1).float()) / (weight.sum(dim=0)[:, None] + 1e-6)
-    states = output.slot_states.mean(dim=0, keepdim=True).expand(weight.shape[1], -1)
-    return states, decoder.class_out(torch.cat([states, pooled.to(states.dtype)], dim=1))
+    # Of a second-level voxel a tube has as much as of the finest ones in it together; the mean is over the same points.
+    mid_shares = [
+        share.new_zeros(len(frame.mid), share.shape[1]).index_add_(0, _parents(frame, edge), share)
+        for share, frame in zip(shares, frames, strict=True)
+    ]
+    states = output.slot_states.mean(dim=0, keepdim=True).expand(shares[0].shape[1], -1)
+    embeddings = model.decoder.embed_regions(
+        states,
+        torch.cat([f.fine for f in frames]),
+        torch.cat(shares).T,
+        torch.cat([f.mid for f in frames]),
+        torch.cat(mid_shares).T,
+    )
+    return states, embeddings
 
 
 def _parents(frame: FrameFeatures, edge: float) -> Tensor:
