@@ -10,7 +10,11 @@ import pytest
 from PIL import Image
 
 from psg4d_ros.cli import main
+from psg4d_ros.data import files
 from psg4d_ros.data.frame_source import open_frame_source
+from psg4d_ros.data.pcd import read_pcd
+from psg4d_ros.data.rgbd import read_depth
+from psg4d_ros.data.velodyne import read_velodyne
 from psg4d_ros.errors import DatasetError
 from psg4d_ros.transforms import R_BODY_OPTICAL, TransformBuffer
 
@@ -170,6 +174,13 @@ def two_forms(folder):
         (lambda folder: write_scan(folder / "0.bin", SQUARE), {"topic": "/points"}, "has no topics"),
         (lambda folder: write_scan(folder / "0.bin", SQUARE), {"rate_hz": 0.0}, "rate_hz is 0.0"),
         (lambda folder: [write_scan(folder / n, SQUARE) for n in ("1.bin", "01.bin")], {}, "of the same time"),
+        (
+            lambda folder: [write_scan(folder / n, SQUARE) for n in ("0.bin", "20121214T142255.bin")],
+            {},
+            "0.bin has no time in its name as 20121214T142255.bin has",
+        ),
+        (lambda folder: write_scan(folder / f"{'9' * 30}.bin", SQUARE), {}, "a number of 30 digits"),
+        (lambda folder: [write_scan(folder / f"{n}.bin", SQUARE) for n in (0, 10**17)], {}, "is too large"),
     ],
 )
 def test_a_folder_that_cannot_be_read_says_why(tmp_path, make, options, says):
@@ -200,6 +211,27 @@ def damage_depth(folder):
     (folder / "frame-000000.depth.png").write_bytes(b"\x89PNG no more")
 
 
+def other_program(folder):
+    """An image of a kind that Pillow hands to Ghostscript, under a harmless name."""
+    write_rgbd(folder, 0, np.ones((3, 4)))
+    Image.new("RGB", (4, 3)).save(folder / "frame-000000.color.png", "EPS")
+
+
+def no_pose(folder):
+    write_rgbd(folder, 0, np.ones((3, 4)))
+    write_rgbd(folder, 1, np.ones((3, 4)), np.eye(4))
+
+
+def no_color(folder):
+    for number in (0, 1):
+        write_rgbd(folder, number, np.ones((3, 4)))
+    (folder / "frame-000000.color.png").unlink()
+
+
+def wide_pcd(folder):
+    write_pcd(folder / "0.pcd", np.ones((2, 4)))
+
+
 def small_color(folder):
     write_rgbd(folder, 0, np.ones((3, 4)))
     Image.new("RGB", (2, 2)).save(folder / "frame-000000.color.png")
@@ -218,6 +250,10 @@ def eight_bit_depth(folder):
         (damage_depth, "depth.png is not a readable image"),
         (small_color, "color.png is 2 x 2, expected the size of its depth image, 4 x 3"),
         (eight_bit_depth, "depth.png has pixels of kind L, expected 16-bit"),
+        (other_program, "color.png is not a readable image"),
+        (no_pose, "frame-000000.pose.txt cannot be read"),
+        (no_color, "frame-000000.depth.png has no .color.png or .color.jpg beside it, as other frames here have"),
+        (wide_pcd, "line 1 of the data has 4 values, the fields have 3"),
         (lambda folder: write_rgbd(folder, 0, np.ones((3, 4)), 2 * np.eye(4)), "pose.txt: the pose is"),
         (lambda folder: write_pcd(folder / "0.pcd", SQUARE, "0 0 0 0 0 0 0"), "VIEWPOINT has a quaternion of length 0"),
     ],
@@ -226,6 +262,46 @@ def test_a_damaged_frame_names_its_file_and_the_fault(tmp_path, make, says):
     make(tmp_path)
     with pytest.raises(DatasetError, match=says):
         frames_of(tmp_path)
+
+
+def test_what_unpacks_to_more_than_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_BYTES", 100_000)  # of 2 GiB
+    bomb = np.zeros(200_000, np.uint8)
+    (tmp_path / "0.bin.gz").write_bytes(gzip.compress(bomb.tobytes()))
+    np.savez_compressed(tmp_path / "0.npz", array=bomb)
+    assert all(path.stat().st_size < 1000 for path in tmp_path.iterdir())
+    with pytest.raises(DatasetError, match=r"0.bin.gz holds more than 100000 bytes unpacked"):
+        frames_of(tmp_path)
+    with pytest.raises(DatasetError, match=r"0.npz is not .*: the array has 200128 bytes, expected at most 100000"):
+        files.read_array(tmp_path / "0.npz", "array")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".bin.gz", ".pcd", ".npy", ".npz", ".png", ".json", ".txt"])
+def test_random_bytes_give_a_frame_or_an_error_that_names_the_file(tmp_path, suffix):
+    """Each file twice: noise, and the magic number of its kind followed by noise."""
+    rng = np.random.default_rng(0)
+    read = {
+        ".pcd": read_pcd,
+        ".npy": files.read_array,
+        ".npz": lambda path: files.read_array(path, "array"),
+        ".png": read_depth,
+        ".json": files.read_json,
+        ".txt": lambda path: files.read_numbers(path, 3),
+    }.get(suffix, lambda path: read_velodyne(path, 1))
+    magic = {
+        ".bin.gz": b"\x1f\x8b\x08",
+        ".npy": b"\x93NUMPY\x01\x00",
+        ".npz": b"PK\x03\x04",
+        ".png": b"\x89PNG\r\n\x1a\n",
+    }
+    path = tmp_path / f"0{suffix}"
+    for number in range(200):
+        start = magic.get(suffix, b"") if number % 2 else b""
+        path.write_bytes(start + rng.integers(0, 256, rng.integers(0, 300), np.uint8).tobytes())
+        try:
+            read(path)
+        except DatasetError as error:
+            assert str(path) in str(error)
 
 
 def test_replay_of_a_folder_counts_a_damaged_frame_and_goes_on(tmp_path, tiny_checkpoint, capsys):

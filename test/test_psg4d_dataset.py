@@ -176,6 +176,16 @@ def test_hoi_masks_stand_on_end_and_name_classes_by_number(hoi):
     np.testing.assert_allclose(move, (2, 0, 0), atol=1e-6)  # the camera's forward is the world's x
 
 
+def test_the_images_of_gta_may_lie_where_its_scripts_put_them(gta):
+    (gta / "psg4d_gta").mkdir()
+    for folder in ("images", "depth", "masks", "rage_matrices"):
+        (gta / folder).rename(gta / "psg4d_gta" / folder)
+    assert check_psg4d(gta) == []
+    (gta / "psg4d_gta" / "masks" / "street_2").rename(gta / "psg4d_gta" / "masks" / "elsewhere")
+    (gta / "psg4d_gta" / "visible" / "street_2").mkdir(parents=True)
+    assert "make them with PSG4D's data/GTA/merge_masks.py" in check_psg4d(gta)[0]
+
+
 def test_both_parts_under_one_root_are_found_and_whole(gta, hoi):
     assert [r.name for r in open_psg4d(gta.parent)] == ["kitchen_1", "street_2", HOI["data"][0]["video_id"]]
     assert check_psg4d(gta.parent) == []
@@ -209,6 +219,7 @@ def change(path: Path, edit) -> None:
             4,
         ),
         (lambda v: v["object"].append({"object_id": 7, "category": "chair"}), "object_id 7, expected a new number", 3),
+        (lambda v: v["object"].append({"object_id": 2**31, "category": "chair"}), "object_id 2147483648, expected", 3),
         (lambda v: v["object"].append({"object_id": 5}), "has no category", 3),
         (
             lambda v: v["object"].append({"object_id": 5, "category": "dragon"}),
@@ -233,6 +244,10 @@ def test_what_does_not_fit_costs_itself_alone_and_is_named(gta, caplog, edit, sa
         (lambda v: v["data"][0]["meta"].update(fps="5"), "meta.fps is '5'"),
         (lambda v: v["data"][0].pop("relations"), "has no lists 'object' and 'relations'"),
         (lambda v: v["data"][0].update(video_id="../../etc"), "leads out of the data set's folders"),
+        (lambda v: v["data"][0].update(video_id="a\0b"), "is no name of a folder"),
+        (lambda v: v["data"][0].update(video_id="a" * 300), "is no name of a folder"),
+        (lambda v: v["data"][0]["meta"].update(num_frames=10**9), "num_frames is 1000000000, expected 1 to 100000"),
+        (lambda v: v["data"][0]["meta"].update(fps=1e-300), "fps is 1e-300, expected 0.01 to 1000"),
         (lambda v: v["data"][0].update(video_id="street_2"), "is a second record of video 'street_2'"),
     ],
 )

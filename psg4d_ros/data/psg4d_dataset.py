@@ -53,6 +53,12 @@ class Psg4dAnnotation:
     videos: dict[str, Psg4dVideo]
     problems: tuple[str, ...]
 
+    @property
+    def frames_root(self) -> Path:
+        """Where images and masks are: beside the annotation, or in psg4d_gta/ there, which GTA's scripts fill."""
+        made = self.path.parent / "psg4d_gta"
+        return made if self.form == "gta" and made.is_dir() else self.path.parent
+
 
 def open_psg4d(root: Path | str, split: str | None = None, *, stride: int = STRIDE) -> list[Recording]:
     """The videos of a download, GTA, HOI or both, in the order of the file. split: None = all annotated videos.
@@ -268,21 +274,21 @@ def _recording(annotation: Psg4dAnnotation, video: Psg4dVideo, stride: int) -> R
 
 
 def _frames(annotation: Psg4dAnnotation, video: Psg4dVideo) -> GtaFrames | HoiFrames:
-    root = annotation.path.parent
+    root = annotation.frames_root
     if annotation.form == "gta":
         return GtaFrames(root, video.video_id)
     return open_hoi(root, video.video_id, video.num_frames)
 
 
 def _files_of(annotation: Psg4dAnnotation, video: Psg4dVideo) -> Callable[[int], dict[str, Path]]:
-    root = annotation.path.parent
+    root = annotation.frames_root
     if annotation.form == "gta":
         return GtaFrames(root, video.video_id).files
     return HoiFrames(root, video.video_id, None, np.eye(4)).files
 
 
 def _check_frames(annotation: Psg4dAnnotation, video: Psg4dVideo) -> Iterator[str]:
-    root, files = annotation.path.parent, _files_of(annotation, video)
+    root, files = annotation.frames_root, _files_of(annotation, video)
     if annotation.form == "hoi" and not hoi_pose_file(root, video.video_id).exists():
         yield f"{hoi_pose_file(root, video.video_id)} is missing: the camera is taken to stand still"
     complete = True
@@ -296,6 +302,8 @@ def _check_frames(annotation: Psg4dAnnotation, video: Psg4dVideo) -> Iterator[st
         hint = ""
         if any((absent[0].parent / name).exists() for name in ("depth_video.avi", "image.mp4")):
             hint = "; decode the video to images first, as HOI4D's utils/decode.py does"
+        if kind == "masks" and (root / "visible" / video.video_id).is_dir():
+            hint = "; make them with PSG4D's data/GTA/merge_masks.py"
         yield f"{absent[0]} is missing, as are {len(absent) - 1} more of {len(wanted)} {kind} files of this video{hint}"
     if not complete:
         return
