@@ -123,6 +123,11 @@ def _free(actor: Actor) -> Hand:
     return hand
 
 
+def _tools(stage: Stage, actor: Actor) -> dict[Hand, int]:
+    """What can be worked with: things held in one hand, by hand."""
+    return {hand: thing for hand, thing in actor.holding.items() if stage.holds[thing].hands == (hand,)}
+
+
 def _come_within_reach(stage: Stage, actor: Actor, thing: int, hands: tuple[Hand, ...], point: Float64) -> Activity:
     """Go to where hands reach a point of something, and face it."""
     if actor.posture == "standing":
@@ -142,7 +147,7 @@ def _top(stage: Stage, thing: int) -> Float64:
 
 def eat(stage: Stage, actor: Actor, dish: int, bites: int = 2) -> Activity:
     """Eat out of a dish that stands within reach, with what one holds (a spoon, a fork) or with the fingers."""
-    with_fork = [h for h in actor.holding if stage.entity(actor.holding[h]).label in ("fork", "spoon")]
+    with_fork = [h for h, tool in _tools(stage, actor).items() if stage.entity(tool).label in ("fork", "spoon")]
     hand = with_fork[0] if with_fork else _free(actor)
     point = _top(stage, dish) + up(0.03)
     yield from _come_within_reach(stage, actor, dish, (hand,), point)
@@ -188,8 +193,8 @@ def work_at(
 
     circle_m: radius of the movement. above_m: height over the thing's top. watched: what is looked at meanwhile.
     """
-    hand = next(iter(actor.holding), None) if name in ("stirring", "cleaning") else None
-    hand = hand or _free(actor)
+    tools = _tools(stage, actor) if name in ("stirring", "cleaning") else {}
+    hand = next(iter(tools), None) or _free(actor)
     point = _work_point(stage, actor, thing, name) + up(above_m)
     yield from _come_within_reach(stage, actor, thing, (hand,), point)
     steps = round(seconds / STEP_S)
