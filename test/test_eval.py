@@ -222,6 +222,37 @@ class TestFrames:
             oracle(replace(good, objects=good.objects[:3]))
 
 
+PLAIN = [replace(b, attributes=()) for b in KITCHEN]  # for recordings too short for the attributes' spans
+
+
+@pytest.mark.parametrize("method", ["oracle", "frequency", "rules"])
+@pytest.mark.parametrize(
+    ("odd", "judged", "unseen"),
+    [
+        (recording(PLAIN, (), frames=0), 0, 0),
+        (recording([], ()), 0, 0),
+        (recording([replace(b, seen=(0, 0)) for b in KITCHEN]), 0, 6),
+        (recording(PLAIN, [TrueRelation(2, "on", 3, 0, 1)], frames=1), 1, 0),
+        (recording(PLAIN, [TrueRelation(2, "on", 3, 0, 2)], frames=2), 1, 0),
+        (recording([replace(b, label="no such word") for b in KITCHEN]), 6, 0),
+        (recording(relations=[TrueRelation(2, "touching", 2, 0, 12)]), 1, 0),
+    ],
+    ids=["no frames", "no objects", "nothing in view", "one frame", "two frames", "unknown labels", "with itself"],
+)
+def test_odd_recordings_have_a_result(odd, judged, unseen, method):
+    prior = FrequencyPrior.fit([recording()], WORDS)
+    result = evaluate([odd, odd], method, "PredCls", WINDOW, WORDS, prior=prior).to_json(seen=set())
+    json.dumps(result, allow_nan=False)
+    assert result["true_relations"] == {"judged": 2 * judged, "unseen": 2 * unseen, "repeated": 0}
+    values = {recall(result, protocol, what=what) for protocol in ("tube", "frame_hit") for what in ("R", "mR")}
+    if not judged:
+        assert values == {None}
+    elif method == "oracle":
+        assert values == {1.0}
+    else:
+        assert all(0.0 <= v <= 1.0 for v in values)
+
+
 @pytest.fixture(scope="module")
 def found():
     # A person stands at a table; then a second cup is carried past in the hand of one who walks.
