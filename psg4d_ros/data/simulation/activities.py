@@ -252,7 +252,7 @@ def lying_place(stage: Stage, actor: Actor, bed: int) -> tuple[int, Surface, Flo
             on_lane = [
                 t for t in stage.on(bed)
                 if stage.entity(t).body is None and stage.entity(t).label not in ("pillow", "blanket")
-                and abs((stage.pose(t)[:2, 3] - lane_w) @ facing(yaw)) < 0.3 + 0.5 * max(stage.entity(t).size[:2])
+                and abs((stage.pose(t)[:2, 3] - lane_w) @ facing(yaw)) < 0.22 + 0.4 * max(stage.entity(t).size[:2])
             ]  # fmt: skip
             if free >= 0.15 and stage.floor.at(clearance, feet_w) >= 0.04 and not taken and not on_lane:
                 found.append((free, index, surface, feet_w, yaw, lane_w, yaw_lying))

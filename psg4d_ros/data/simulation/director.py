@@ -43,9 +43,17 @@ class Director:
         self.running: list[_Running] = []
         self.done: Counter[str] = Counter()
         self.promised: list[_Promise] = []
+        self.tastes: dict[tuple[int, str], float] = {}
 
     def busy(self, person: int) -> bool:
         return any(person in r.people for r in self.running)
+
+    def liking(self, actor: Actor, proposal: Proposal) -> float:
+        """How likely somebody does something: everybody has its own tastes."""
+        key = actor.entity_id, proposal.name
+        if key not in self.tastes:
+            self.tastes[key] = float(self.rng.lognormal(0.0, 0.8))
+        return proposal.weight * self.tastes[key]
 
     def start(self, activity: Activity, people: tuple[int, ...]) -> bool:
         """Begin an activity with the step that is being prepared; False when it turns out to be impossible."""
@@ -140,7 +148,7 @@ def _something_new(director: Director, actor: Actor) -> bool:
     for _ in range(_ATTEMPTS):
         if not choices:
             break
-        weights = np.array([c.weight / (1.0 + 2.0 * director.done[c.name]) for c in choices])
+        weights = np.array([director.liking(actor, c) / (1.0 + 2.0 * director.done[c.name]) for c in choices])
         choice = choices.pop(int(rng.choice(len(choices), p=weights / weights.sum())))
         if any(director.busy(p) for p in choice.people):
             partner = next(p for p in choice.people if p != actor.entity_id)

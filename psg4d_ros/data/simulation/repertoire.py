@@ -74,7 +74,7 @@ class Repertoire:
             self.add("get up", 1.0, get_up(stage, actor))
             return
         for e in self.around[:3]:
-            self.add("look at", 0.35, look(stage, actor, e.entity_id, float(rng.uniform(1.2, 2.5))))
+            self.add("look at", 0.25, look(stage, actor, e.entity_id, float(rng.uniform(1.2, 2.5))))
         if actor.posture == "sitting":
             if actor.way_out is not None:
                 self.add("stand up", 1.2, stand_up(stage, actor))
@@ -109,7 +109,7 @@ class Repertoire:
     def _get_about(self) -> None:
         stage, actor = self.stage, self.actor
         for e in self.around[:2]:
-            self.add("walk to", 0.4, walk_to(stage, actor, e.entity_id))
+            self.add("walk to", 0.25, walk_to(stage, actor, e.entity_id))
         for e in self.with_surface("seat", count=3):
             self.add("sit down", 1.0, sit_down(stage, actor, e.entity_id))
         if not actor.holding:
@@ -122,7 +122,7 @@ class Repertoire:
         for other in stage.actors.values():
             if other is not actor:
                 self.add("run to", 0.4, walk_to(stage, actor, other.entity_id, run=True))
-                self.add("walk past", 0.4, self._past(other.entity_id))
+                self.add("walk past", 0.5, self._past(other.entity_id))
         for e in self.around[3:5]:
             self.add("walk past", 0.2, self._past(e.entity_id))
             self.add("run to", 0.2, walk_to(stage, actor, e.entity_id, run=True))
@@ -214,7 +214,7 @@ class Repertoire:
         if uses:
             weights = np.array([u.weight for u in uses])
             use = uses[int(self.rng.choice(len(uses), p=weights / weights.sum()))]
-            self.add(f"take and {use.name}", 0.9, _one_after_the_other(self._fetch(thing), use.begin()), *use.others)
+            self.add(f"take and {use.name}", 1.4, _one_after_the_other(self._fetch(thing), use.begin()), *use.others)
 
     def _tables(self) -> list[Entity]:
         wanted = ("table", "desk", "counter", "cabinet")
@@ -286,14 +286,14 @@ class Repertoire:
             self.add("open" if closed else "close", weight, operate(stage, actor, e.entity_id, joint, float(closed)))
         for e in self.near("ball"):
             if stage.carrier[e.entity_id - 1] == stage.floor_below(actor.place):
-                self.add("kick", 3.0, kick(stage, actor, e.entity_id, self.rng))
+                self.add("kick", 5.0, kick(stage, actor, e.entity_id, self.rng))
         for e in self.near(_SWEPT, 3):
             self.add("push off", 0.5, push_off(stage, actor, e.entity_id, self.rng))
         if not actor.holding:
             for e in self.near(_SHIFTED, 3):
                 pull = bool(self.rng.random() < 0.45)
                 distance = self.seconds(0.35, 0.9)
-                self.add("pull" if pull else "push", 1.0, shift(stage, actor, e.entity_id, distance, pull=pull))
+                self.add("pull" if pull else "push", 1.4, shift(stage, actor, e.entity_id, distance, pull=pull))
 
 
 def around(stage: Stage, actor: Actor, rng: np.random.Generator, within_m: float = NEAR_M) -> list[Entity]:

@@ -291,11 +291,9 @@ def push_off(stage: Stage, actor: Actor, thing: int, rng: np.random.Generator) -
         room = surface.size[axis] / 2 - sign * local[axis]
         direction = (T[:3, :3] @ out)[:2]
         landing = stage.pose(thing)[:2, 3] + direction * (room + 0.3)
-        others = [
-            t for t in stage.on(parent)
-            if t != thing and abs(np.cross(stage.pose(t)[:2, 3] - stage.pose(thing)[:2, 3], direction)) < 0.15
-            and (stage.pose(t)[:2, 3] - stage.pose(thing)[:2, 3]) @ direction > 0
-        ]  # fmt: skip
+        across = np.array([-direction[1], direction[0]])
+        ways = {t: stage.pose(t)[:2, 3] - stage.pose(thing)[:2, 3] for t in stage.on(parent) if t != thing}
+        others = [t for t, way in ways.items() if abs(way @ across) < 0.15 and way @ direction > 0.0]
         if room < 0.45 and stage.floor.at(free, landing) > 0.15 and not others:
             found.append((room, direction))
     if not found:
