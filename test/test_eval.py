@@ -74,7 +74,7 @@ class TestOracle:
                     result["protocol"][protocol][labels],
                     result["protocol"][protocol][labels]["unconstrained"],
                 ):
-                    for what in ("R", "mR", "R_per_scene"):
+                    for what in ("R", "mR", "R_per_scene", "mR_per_scene"):
                         assert entry[what] == entry["ceiling"][what]
         assert recall(result, k=20) == pytest.approx(22 / 122)
         assert recall(result, k=100) == pytest.approx(102 / 122)

@@ -134,6 +134,11 @@ class TestMasks:
         assert (result["id_switches"], result["matched_thing_frames"]) == (1, 4)
         assert result["tube_IoU"] == 0.75
 
+    def test_each_change_of_id_is_a_switch_also_back_and_over_a_gap(self):
+        true, predicted = text(*["aaaa"] * 5), text("aaaa", "bbbb", "....", "bbbb", "aaaa")
+        result = panoptic_metrics([scene(Points(true, predicted), ["cup"], [], ["cup", "cup"], [])])
+        assert (result["id_switches"], result["matched_thing_frames"]) == (2, 4)
+
     def test_nothing_true_and_nothing_said(self):
         empty = scene(Points(text("...."), text("....")), [], [], [], [])
         result = panoptic_metrics([empty])

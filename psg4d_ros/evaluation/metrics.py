@@ -113,12 +113,11 @@ def ceiling_table(scenes: Sequence[Scene], ks: Sequence[int] = KS, *, graph_cons
     """What the truth fed back reaches with K predictions a scene: each finds a true relation, rare predicates first.
 
     R is min(K, n) / n; under the graph constraint n counts, above the line, one relation per pair and start frame.
-    Without the constraint nothing can reach more. Under it, spans that start a little apart can.
+    Without the constraint nothing can reach more R, mR or R_per_scene. Under it, spans that start a little apart can.
     """
     truths = [s.truth.relations for s in scenes]
-    pooled = _ideal(truths, rarity(truths), ks, graph_constraint)
-    per_scene = _ideal(truths, _rarity_per_scene(truths), ks, graph_constraint)
-    return RecallTable(pooled.R, pooled.mR, pooled.R_per_scene, per_scene.mR_per_scene, pooled.by_predicate)
+    said = (rank(t, w, max(ks), graph_constraint=graph_constraint) for t, w in zip(truths, rarity(truths), strict=True))
+    return recall_table([SceneFinds(found, t.predicate) for found, t in zip(said, truths, strict=True)], ks)
 
 
 def rarity(truths: Sequence[Relations]) -> list[Float64]:
@@ -170,25 +169,6 @@ def relation_metrics(
                 entry["zero_shot"] = {**recall_table(new, ks).to_json(), "relations": relations}
             out[protocol][name] = entry
     return out
-
-
-def _ideal(
-    truths: Sequence[Relations], worth: Sequence[Float64], ks: Sequence[int], graph_constraint: bool
-) -> RecallTable:
-    finds = [
-        SceneFinds(rank(truth, w, max(ks), graph_constraint=graph_constraint), truth.predicate)
-        for truth, w in zip(truths, worth, strict=True)
-    ]
-    return recall_table(finds, ks)
-
-
-def _rarity_per_scene(truths: Sequence[Relations]) -> list[Float64]:
-    counts = [Counter(truth.predicate) for truth in truths]
-    scenes_with = Counter(p for count in counts for p in count)
-    return [
-        np.array([1.0 / (count[p] * scenes_with[p]) for p in truth.predicate])
-        for truth, count in zip(truths, counts, strict=True)
-    ]
 
 
 def _mean_or_none(part: float, whole: float) -> float | None:
