@@ -99,6 +99,12 @@ def test_splits_choose_videos(gta):
         open_psg4d(gta, "val")
 
 
+def test_a_video_that_a_split_names_twice_is_taken_once(gta):
+    change(gta / "sailvos3d.json", lambda values: values["split"]["test"].append("street_2"))
+    assert [r.name for r in open_psg4d(gta, "test")] == ["street_2"]
+    assert "split 'test' names video 'street_2' more than once" in check_psg4d(gta)[0]
+
+
 def test_frames_are_metric_labelled_and_stand_in_a_world_with_z_up(gta):
     frames = list(open_psg4d(gta, "train", stride=1)[0].open_frames())
     assert [f.frame.stamp_ns for f in frames] == open_psg4d(gta, "train")[0].stamps_ns.tolist()

@@ -120,3 +120,7 @@ def check_folder(path: Path, what: str) -> None:
     """Raise DatasetError unless ``path`` is a folder. what: what it should be, e.g. "the root of PSG4D"."""
     if not path.is_dir():
         raise DatasetError(f"{path} {'is a file' if path.exists() else 'does not exist'}, expected {what}, a folder")
+    try:
+        next(path.iterdir(), None)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be looked into: {error}") from error

@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from psg4d_ros.cloud import cloud_message, frame_from_cloud
 from psg4d_ros.data import rgbd, velodyne
 from psg4d_ros.data.bag import Bag, bag_types, open_bag
+from psg4d_ros.data.files import check_folder
 from psg4d_ros.data.pcd import read_pcd
 from psg4d_ros.errors import CloudError, DatasetError
 from psg4d_ros.structures import Float64, PointFrame
@@ -120,6 +121,7 @@ def _open_folder(folder: Path, rate_hz: float | None) -> FrameSource:
     """The form is told by the files that are there; more than one form in a folder is an error, not a guess."""
     if rate_hz is not None and not 1e-3 <= rate_hz <= 1e6:
         raise DatasetError(f"rate_hz is {rate_hz}, expected 0.001 to 1000000 frames per second")
+    check_folder(folder, "a recording")
     scans = folder / "velodyne" if (folder / "velodyne").is_dir() else folder
     found = {
         "pcd": _files(folder, ".pcd"),

@@ -40,6 +40,7 @@ surfing on = surf instr; skating on = skate on, skateboard instr; snowboarding o
 picking up = pick up, pick, picking; putting down = put down, put, place, placing; putting on = put on;
 taking from = take from, take out of; giving to = give, give to, giving, hand over to;
 pouring into = pour into, pour, pouring; stirring = stir; following = follow, follows;
+leaving = exit, exits, exiting; pointing at = point at, points at, point instr, point;
 approaching = approach, getting close, moving close to; moving away from = moving apart, retreat, retreating from;
 moving with = moving together, fixed moving together; walking past = walk past; walking next to = walk beside;
 sitting down on = sit down on; standing up from = stand up from, get up from
@@ -61,7 +62,7 @@ _COCO_MATERIALS = {
     "window blind": "blinds",
 }  # fmt: skip
 _IRREGULAR = {"lie": "lying", "tie": "tying"}
-_DOUBLED = """control cut drag flip hit hop hug pet put run set sit spin stab stop swim tag zip"""  # the last letter
+_DOUBLED = """control cut drag flip hit hop hug pet put run set sit spin stab stop tag zip"""  # the last letter
 
 
 def normal_predicate(phrase: str) -> str:

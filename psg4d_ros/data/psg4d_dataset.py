@@ -7,8 +7,10 @@ The annotation is one JSON file: ``objects`` {thing, stuff}, ``relations`` (name
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from psg4d_ros.data.files import check_folder, is_integer, is_number, read_json, shown
 from psg4d_ros.data.phrases import normal_label, normal_predicate
-from psg4d_ros.data.psg4d_frames import GtaFrames, HoiFrames, hoi_pose_file, open_hoi
+from psg4d_ros.data.psg4d_frames import GtaFrames, HoiFrames, gta_files, hoi_files, hoi_pose_file, open_hoi
 from psg4d_ros.data.recording import LabelledFrame, Recording, TrueObject, TrueRelation
 from psg4d_ros.errors import DatasetError
 from psg4d_ros.transforms import NS_PER_S
@@ -150,7 +152,11 @@ def _read(form: str, path: Path) -> Psg4dAnnotation:
             problems.append(f"{path}: data[{number}] is a second record of video {video.video_id!r}, left out")
             continue
         videos[video.video_id] = video
-    return Psg4dAnnotation(path, form, {k: tuple(v) for k, v in splits.items()}, videos, tuple(problems))
+    for name, ids in splits.items():
+        twice = [i for i, times in Counter(ids).items() if times > 1]
+        problems += [f"{path}: split {name!r} names video {i!r} more than once; taken once" for i in twice]
+    unique = {name: tuple(dict.fromkeys(ids)) for name, ids in splits.items()}
+    return Psg4dAnnotation(path, form, unique, videos, tuple(problems))
 
 
 def _categories(folder: Path) -> dict[int, str]:
@@ -280,15 +286,9 @@ def _frames(annotation: Psg4dAnnotation, video: Psg4dVideo) -> GtaFrames | HoiFr
     return open_hoi(root, video.video_id, video.num_frames)
 
 
-def _files_of(annotation: Psg4dAnnotation, video: Psg4dVideo) -> Callable[[int], dict[str, Path]]:
-    root = annotation.frames_root
-    if annotation.form == "gta":
-        return GtaFrames(root, video.video_id).files
-    return HoiFrames(root, video.video_id, None, np.eye(4)).files
-
-
 def _check_frames(annotation: Psg4dAnnotation, video: Psg4dVideo) -> Iterator[str]:
-    root, files = annotation.frames_root, _files_of(annotation, video)
+    root = annotation.frames_root
+    files = partial(gta_files if annotation.form == "gta" else hoi_files, root, video.video_id)
     if annotation.form == "hoi" and not hoi_pose_file(root, video.video_id).exists():
         yield f"{hoi_pose_file(root, video.video_id)} is missing: the camera is taken to stand still"
     complete = True
@@ -302,7 +302,7 @@ def _check_frames(annotation: Psg4dAnnotation, video: Psg4dVideo) -> Iterator[st
         hint = ""
         if any((absent[0].parent / name).exists() for name in ("depth_video.avi", "image.mp4")):
             hint = "; decode the video to images first, as HOI4D's utils/decode.py does"
-        if kind == "masks" and (root / "visible" / video.video_id).is_dir():
+        if kind == "mask" and (root / "visible" / video.video_id).is_dir():
             hint = "; make them with PSG4D's data/GTA/merge_masks.py"
         yield f"{absent[0]} is missing, as are {len(absent) - 1} more of {len(wanted)} {kind} files of this video{hint}"
     if not complete:
@@ -313,7 +313,7 @@ def _check_frames(annotation: Psg4dAnnotation, video: Psg4dVideo) -> Iterator[st
         yield str(error)
         return
     if not frame.instance.any():
-        yield f"{files(0).get('masks', files(0).get('mask'))} holds none of the objects annotated in {video.video_id}"
+        yield f"{files(0)['mask']} holds none of the objects annotated in {video.video_id}"
 
 
 def _strings(value: Any) -> bool:

@@ -33,20 +33,15 @@ class GtaFrames:
     root: Path
     video_id: str
 
-    def files(self, number: int) -> dict[str, Path]:
-        """The files of one frame by their kind."""
-        kinds = {"images": "bmp", "depth": "npy", "masks": "npy", "rage_matrices": "npz"}
-        return {kind: self.root / kind / self.video_id / f"{number:06d}.{ext}" for kind, ext in kinds.items()}
-
     def read(self, number: int, stamp_ns: int, objects: Mapping[int, int], stride: int) -> LabelledFrame:
         """One labelled frame. objects: object_id of each mask value. stride: every n-th row and column is taken.
 
         Depth is what the game rendered; its world is metric with z up. Raises DatasetError naming the file at fault.
         """
-        files = self.files(number)
+        files = gta_files(self.root, self.video_id, number)
         depth = _image_array(files["depth"], "fiu").astype(np.float64)
-        mask = _mask(files["masks"], read_array(files["masks"]), depth.shape)
-        colors = read_color(files["images"], depth.shape)
+        mask = _mask(files["mask"], read_array(files["mask"]), depth.shape)
+        colors = read_color(files["image"], depth.shape)
         P_inv, VP_inv = (_matrix(files["rage_matrices"], name) for name in ("P_inv", "VP_inv"))
         T_world_camera = _pose(
             np.asarray(np.linalg.solve(P_inv, VP_inv).T @ _OPTICAL_GL, np.float64), files["rage_matrices"]
@@ -79,13 +74,9 @@ class HoiFrames:
     T_recording_camera: Float64 | None
     T_world_recording: Float64
 
-    def files(self, number: int) -> dict[str, Path]:
-        """The files of one frame by their kind."""
-        return _hoi_files(self.root, self.video_id, number)
-
     def read(self, number: int, stamp_ns: int, objects: Mapping[int, int], stride: int) -> LabelledFrame:
         """As GtaFrames.read; the world is level where the floor could be seen, see open_hoi."""
-        files = self.files(number)
+        files = hoi_files(self.root, self.video_id, number)
         depth, points, index = _hoi_points(files, stride)
         mask = read_array(files["mask"], "array")  # the data set's masks are stored with the columns first
         mask = _mask(files["mask"], mask if mask.shape != depth.shape[::-1] else mask.T, depth.shape)
@@ -106,12 +97,19 @@ def open_hoi(root: Path, video_id: str, num_frames: int) -> HoiFrames:
     spread = np.unique(np.linspace(0, num_frames - 1, 3).astype(int)) if T is not None else np.zeros(1, int)
     clouds = []
     for number in spread:
-        _, points, _ = _hoi_points(_hoi_files(root, video_id, int(number)), stride=8)
+        _, points, _ = _hoi_points(hoi_files(root, video_id, int(number)), stride=8)
         if T is None:
             clouds.append(points)
         elif number < len(T):
             clouds.append(transform_points(T[number], points))
     return HoiFrames(root, video_id, T, level_world(clouds))
+
+
+def gta_files(root: Path, video_id: str, number: int) -> dict[str, Path]:
+    """The files of one frame of PSG4D-GTA by their kind."""
+    kinds = {"image": "bmp", "depth": "npy", "mask": "npy", "rage_matrices": "npz"}
+    folders = {"image": "images", "mask": "masks"}
+    return {k: root / folders.get(k, k) / video_id / f"{number:06d}.{suffix}" for k, suffix in kinds.items()}
 
 
 def hoi_pose_file(root: Path, video_id: str) -> Path:
@@ -135,7 +133,8 @@ def read_pose_log(path: Path) -> Float64:
     return np.stack([_pose(pose, path) for pose in T])
 
 
-def _hoi_files(root: Path, video_id: str, number: int) -> dict[str, Path]:
+def hoi_files(root: Path, video_id: str, number: int) -> dict[str, Path]:
+    """The files of one frame of HOI4D by their kind."""
     return {
         "image": root / "HOI4D_release" / video_id / "align_rgb" / f"{number:05d}.jpg",
         "depth": root / "HOI4D_depth_video" / video_id / "align_depth" / f"{number:05d}.png",
