@@ -125,7 +125,7 @@ def _fits(stage: Stage, actor: Actor, pose: Pose, place: Float64, yaw: float, se
     if not len(around):
         return True
     distance, _ = cKDTree(around).query(body)
-    return bool(distance.min() > _BODY_CLEAR_M)
+    return bool(np.min(distance) > _BODY_CLEAR_M)
 
 
 def _entrance(stage: Stage, clearance: Float64, seat: int, index: int, place: Float64, yaw: float) -> Float64 | None:

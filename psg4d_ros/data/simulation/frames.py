@@ -41,7 +41,8 @@ def turned(axis: Float64, angle: float) -> Float64:
     """float64[3, 3]: the rotation by ``angle`` radians about a unit axis."""
     x, y, z = axis
     K = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle) * K + (1.0 - np.cos(angle)) * (K @ K)
+    R: Float64 = np.eye(3) + np.sin(angle) * K + (1.0 - np.cos(angle)) * (K @ K)
+    return R
 
 
 def joint_motion(joint: Joint, fraction: float) -> Float64:

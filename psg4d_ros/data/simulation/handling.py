@@ -8,7 +8,7 @@ import numpy as np
 from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, together, wait
 from psg4d_ros.data.simulation.doors import turn_about
 from psg4d_ros.data.simulation.frames import facing, placed, up, yaw_of, yaw_towards
-from psg4d_ros.data.simulation.kinematics import Hand
+from psg4d_ros.data.simulation.limbs import Hand
 from psg4d_ros.data.simulation.locomotion import beside, go, turn_to
 from psg4d_ros.data.simulation.reaching import (
     REACHED_M,

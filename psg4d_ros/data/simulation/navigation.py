@@ -224,7 +224,7 @@ class FloorMap:
             (np.concatenate(weights), (np.concatenate(rows), np.concatenate(cols))), shape=(grid.size, grid.size)
         )
         first, last = (int(number[tuple(end)]) for end in ends)
-        distance, before = dijkstra(graph, directed=False, indices=last, return_predecessors=True)
+        distance, before = dijkstra(graph, directed=False, indices=np.array(last), return_predecessors=True)
         if not np.isfinite(distance[first]):
             return None
         nodes = [first]

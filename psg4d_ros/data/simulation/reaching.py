@@ -8,7 +8,8 @@ import numpy as np
 
 from psg4d_ros.data.simulation.acting import Activity, Impossible, ramp
 from psg4d_ros.data.simulation.frames import placed, yaw_towards
-from psg4d_ros.data.simulation.kinematics import Hand, Hands, palm_gap, reach
+from psg4d_ros.data.simulation.kinematics import Hands, palm_gap, reach
+from psg4d_ros.data.simulation.limbs import Hand
 from psg4d_ros.data.simulation.navigation import BODY_RADIUS_M
 from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.data.simulation.stage import HANDS, Actor, Reach, Stage
@@ -37,9 +38,11 @@ def before_chest(actor: Actor, hands: tuple[Hand, ...], depth_m: float = 0.1) ->
         tall = actor.body.height_m
         shoulders: Float64 = np.mean([places[f"{h}_shoulder"] for h in hands], axis=0)
         if len(hands) == 2:
-            return shoulders + np.array([0.0, -0.1 * tall - 0.5 * depth_m, -0.2 * tall])
-        inwards = 0.03 if hands[0] == "right" else -0.03
-        return shoulders + np.array([inwards, -0.18 * tall, -0.2 * tall])
+            offset = np.array([0.0, -0.1 * tall - 0.5 * depth_m, -0.2 * tall])
+        else:
+            offset = np.array([0.03 if hands[0] == "right" else -0.03, -0.18 * tall, -0.2 * tall])
+        point: Float64 = shoulders + offset
+        return point
 
     return target
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +52,7 @@ class _Use:
 
     name: str
     weight: float
-    begin: Callable[[], Activity]
+    activity: Activity
     others: tuple[Actor, ...] = ()
 
 
@@ -114,7 +113,7 @@ class Repertoire:
             self.add("sit down", 1.0, sit_down(stage, actor, e.entity_id))
         if not actor.holding:
             for e in self.with_surface("lying"):
-                self.add("lie down", 1.2, lie_down(stage, actor, e.entity_id))
+                self.add("lie down", 2.5, lie_down(stage, actor, e.entity_id))
         for other in self.free:
             self.add("talk", 0.7, walk_up_and_talk(stage, actor, other, self.seconds(2.0, 4.0)), other)
             if other.posture == "standing":
@@ -165,7 +164,7 @@ class Repertoire:
                 "put on floor", 0.3, put_down(stage, actor, thing, floor, stage.room_surface(actor.place), self.rng)
             )
         for use in self._uses(thing):
-            self.add(use.name, use.weight, use.begin(), *use.others)
+            self.add(use.name, use.weight, use.activity, *use.others)
 
     def _uses(self, thing: int) -> list[_Use]:
         """What a thing in hand is good for."""
@@ -174,34 +173,32 @@ class Repertoire:
         out: list[_Use] = []
         for other in self.free:
             if actor.posture == "standing":
-                out.append(_Use("hand over", 2.0, lambda o=other: hand_over(stage, actor, o, thing), (other,)))
+                out.append(_Use("hand over", 2.0, hand_over(stage, actor, other, thing), (other,)))
                 if label in _THROWN:
-                    out.append(
-                        _Use("throw", 4.0, lambda o=other: throw_and_catch(stage, actor, thing, o, self.rng), (other,))
-                    )
+                    out.append(_Use("throw", 4.0, throw_and_catch(stage, actor, thing, other, self.rng), (other,)))
         if label in _THROWN:
-            out.append(_Use("throw away", 0.7, lambda: self._throw_away(thing)))
+            out.append(_Use("throw away", 0.7, self._throw_away(thing)))
         if label in _DRINKS:
-            out.append(_Use("drink", 3.0, lambda: drink(stage, actor, thing, int(self.rng.integers(1, 4)))))
+            out.append(_Use("drink", 3.0, drink(stage, actor, thing, int(self.rng.integers(1, 4)))))
         if label in _POURS:
             for e in self.near(_FILLED, 2):
-                out.append(_Use("pour", 2.5, lambda e=e: pour(stage, actor, thing, e.entity_id)))
+                out.append(_Use("pour", 2.5, pour(stage, actor, thing, e.entity_id)))
         if label == "book":
-            out.append(_Use("read", 3.0, lambda: read(stage, actor, thing, seconds(2.0, 4.0))))
+            out.append(_Use("read", 3.0, read(stage, actor, thing, seconds(2.0, 4.0))))
         if label in _PRESSED:
             screen = next((e.entity_id for e in self.near("television")), None) if label == "remote control" else None
-            out.append(_Use("use", 2.5, lambda: use_held(stage, actor, thing, screen, seconds(1.5, 3.0))))
+            out.append(_Use("use", 2.5, use_held(stage, actor, thing, screen, seconds(1.5, 3.0))))
         if label in _TOYS:
             play = "playing with"
-            out.append(_Use("play", 1.5, lambda: use_held(stage, actor, thing, None, seconds(1.5, 3.0), play)))
+            out.append(_Use("play", 1.5, use_held(stage, actor, thing, None, seconds(1.5, 3.0), play)))
         if label in _SPOONS:
             for e in self.near(_STIRRED, 2):
-                out.append(_Use("stir", 3.0, lambda e=e: self._work(e, "stirring", 0.03, 0.05)))
+                out.append(_Use("stir", 3.0, self._work(e, "stirring", 0.03, 0.05)))
             for e in self.near(_DISHES, 2):
-                out.append(_Use("eat", 3.0, lambda e=e: eat(stage, actor, e.entity_id)))
+                out.append(_Use("eat", 3.0, eat(stage, actor, e.entity_id)))
         if label == "towel":
             for e in self._tables():
-                out.append(_Use("clean", 3.0, lambda e=e: self._work(e, "cleaning", 0.12, 0.0)))
+                out.append(_Use("clean", 3.0, self._work(e, "cleaning", 0.12, 0.0)))
         return out
 
     def _work(self, e: Entity, name: str, circle_m: float, above_m: float) -> Activity:
@@ -214,7 +211,7 @@ class Repertoire:
         if uses:
             weights = np.array([u.weight for u in uses])
             use = uses[int(self.rng.choice(len(uses), p=weights / weights.sum()))]
-            self.add(f"take and {use.name}", 1.4, _one_after_the_other(self._fetch(thing), use.begin()), *use.others)
+            self.add(f"take and {use.name}", 1.4, _one_after_the_other(self._fetch(thing), use.activity), *use.others)
 
     def _tables(self) -> list[Entity]:
         wanted = ("table", "desk", "counter", "cabinet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from psg4d_ros.data.simulation.repertoire import USEFUL, around
 from psg4d_ros.data.simulation.stage import Stage
 from psg4d_ros.data.simulation.world import Entity
 
-_SEATED, _LYING, _HOLDING, _DOOR_OPEN, _FRONT_OPEN = 0.3, 0.15, 0.3, 0.6, 0.06
+_SEATED, _LYING, _HOLDING, _DOOR_OPEN, _FRONT_OPEN = 0.3, 0.25, 0.3, 0.6, 0.06
 
 
 def set_scene(stage: Stage, rng: np.random.Generator) -> None:
@@ -23,17 +24,18 @@ def set_scene(stage: Stage, rng: np.random.Generator) -> None:
     for actor in stage.actors.values():
         what, holds = rng.random(), rng.random() < _HOLDING
         near = around(stage, actor, rng, 6.0)
-        if what < _SEATED:
+        beds = [e.entity_id for e in near if _has(e, "lying")]
+        if what < _LYING and beds:
+            _first(partial(start_lying, stage, actor), beds)
+        elif what > 1.0 - _SEATED:
             stays = bool(rng.random() < 0.2)
             seats = [e.entity_id for e in near if _has(e, "seat")]
-            _first(lambda e, a=actor, s=stays: start_seated(stage, a, e, for_good=s), seats)
-        elif what < _SEATED + _LYING:
-            _first(lambda e, a=actor: start_lying(stage, a, e), [e.entity_id for e in near if _has(e, "lying")])
+            _first(partial(start_seated, stage, actor, for_good=stays), seats)
         stage.settle(actor)
         if holds and actor.posture != "lying":
             small = [e.entity_id for e in near if e.graspable and not stage.on(e.entity_id) and max(e.size) < 0.35]
             useful = [e for e in small if stage.entity(e).label in USEFUL]
-            _first(lambda e, a=actor: start_holding(stage, a, e), useful + small)
+            _first(partial(start_holding, stage, actor), useful + small)
             stage.settle(actor)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from psg4d_ros.data.simulation.bodies import Body, Pose
 from psg4d_ros.data.simulation.frames import facing, joint_motion, placed, turned, yaw_of
-from psg4d_ros.data.simulation.kinematics import Hand, Hands, look_at, reach
-from psg4d_ros.data.simulation.limbs import blend_on_feet
+from psg4d_ros.data.simulation.kinematics import Hands, look_at, reach
+from psg4d_ros.data.simulation.limbs import Hand, blend_on_feet
 from psg4d_ros.data.simulation.navigation import FloorMap, is_fixed, is_structure
 from psg4d_ros.data.simulation.poses import standing
 from psg4d_ros.data.simulation.world import STEP_S, Entity, Fact, Surface, Timeline, World
@@ -145,7 +145,8 @@ class Stage:
 
     def pose(self, entity_id: int) -> Float64:
         """float64[4, 4]: T_world_entity."""
-        return self.T_world_entity[entity_id - 1]
+        T: Float64 = self.T_world_entity[entity_id - 1]
+        return T
 
     def point(self, entity_id: int, local: Float64 | tuple[float, ...], part: int = 0) -> Float64:
         """float64[3]: a point that moves with a part, given at rest in the entity frame, in the world frame."""
@@ -347,7 +348,7 @@ class Stage:
             opened.append(np.stack([row[3] for row in log])[rows])
             carrier.append(np.array([row[4] for row in log], dtype=np.int32)[rows])
         facts = tuple(sorted(self.facts, key=lambda f: (f.start_s, f.subject_id, f.name, f.object_id or 0)))
-        times = np.arange(self.step) * STEP_S
+        times = np.arange(self.step, dtype=np.float64) * np.float64(STEP_S)
         return Timeline(self.world, times, tuple(parts), tuple(entities), tuple(opened), tuple(carrier), facts)
 
     def _part_poses(self, entity: Entity) -> Float64:
@@ -372,7 +373,7 @@ class Stage:
         wanted = np.concatenate(
             [actor.place, [actor.yaw, actor.height_m], seen, *([w.weight, *goal] for _, w, goal in goals)]
         )
-        if actor.base is actor.posed and np.array_equal(wanted, actor.wanted):
+        if actor.base is actor.posed and actor.wanted is not None and np.array_equal(wanted, actor.wanted):
             return
         actor.posed, actor.wanted = actor.base, wanted
         pose = actor.base

@@ -11,7 +11,7 @@ from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between
 from psg4d_ros.data.simulation.doors import turn_about
 from psg4d_ros.data.simulation.frames import facing, placed, turned, up, yaw_of, yaw_towards
 from psg4d_ros.data.simulation.handling import depth, resting_on
-from psg4d_ros.data.simulation.kinematics import Hand
+from psg4d_ros.data.simulation.limbs import Hand
 from psg4d_ros.data.simulation.locomotion import go
 from psg4d_ros.data.simulation.reaching import (
     REACHED_M,
@@ -100,7 +100,8 @@ def use_held(
 
     def raised(shift: Float64) -> Float64:
         chest = actor.body.joint_positions(actor.base)["chest"]
-        return chest + np.array([side, -0.2 * tall, 0.06 * tall]) + shift
+        point: Float64 = chest + np.array([side, -0.2 * tall, 0.06 * tall]) + shift
+        return point
 
     steps = round(seconds / STEP_S)
     with stage.fact(actor.entity_id, name, thing), attending(stage, actor, screen or thing):
@@ -238,7 +239,8 @@ def _work_point(stage: Stage, actor: Actor, thing: int, name: str) -> Float64:
         x, y = np.clip(local[:2] - surface.center[:2], -np.maximum(half, 0.0), np.maximum(half, 0.0))
         spot = T[:3, :3] @ np.array([surface.center[0] + x, surface.center[1] + y, surface.center[2]]) + T[:3, 3]
         towel = next((stage.entity(t) for t in set(actor.holding.values())), None)
-        return spot + up(0.012 + (towel.size[2] if towel else 0.0))
+        wiped: Float64 = spot + up(0.012 + (towel.size[2] if towel else 0.0))
+        return wiped
     return _top(stage, thing)
 
 
