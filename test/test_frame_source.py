@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from psg4d_ros.cli import main
+from psg4d_ros.cloud import cloud_message
 from psg4d_ros.data import files
+from psg4d_ros.data.bag import BagWriter, bag_types
 from psg4d_ros.data.frame_source import open_frame_source
 from psg4d_ros.data.pcd import read_pcd
 from psg4d_ros.data.rgbd import read_depth
@@ -317,6 +319,27 @@ def test_replay_of_a_folder_counts_a_damaged_frame_and_goes_on(tmp_path, tiny_ch
     (reason,) = result["errors"]
     assert "000003.bin has 5 bytes" in reason
     assert "scans velodyne: 3 clouds, 1 dropped" in capsys.readouterr().out
+
+
+def test_the_same_clouds_give_the_same_graphs_from_a_folder_and_from_a_bag(tmp_path, tiny_checkpoint):
+    """There is one way through: only where a cloud comes from differs."""
+    rng = np.random.default_rng(0)
+    stamps = [1355494975 * SECOND + n * SECOND // 4 for n in range(3)]
+    clouds = [rng.uniform((-2, -2, 0), (2, 2, 0.3), (500, 3)).astype(np.float32) for _ in stamps]
+    xyz = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4")])
+    (tmp_path / "folder").mkdir()
+    with BagWriter(tmp_path / "bag", "mcap") as writer:
+        for stamp, points in zip(stamps, clouds, strict=True):
+            write_pcd(tmp_path / "folder" / f"{stamp}.pcd", points)
+            writer.write("/points", cloud_message(points.view(xyz)[:, 0], stamp, "sensor", bag_types()), stamp)
+    graphs = []
+    for name in ("folder", "bag"):
+        out = tmp_path / f"{name}.json"
+        arguments = ["replay", tmp_path / name, "--checkpoint", tiny_checkpoint, "--json", out, "--quiet"]
+        assert main([str(a) for a in arguments]) == 0
+        graphs.append(json.loads(out.read_text())["graphs"])
+    assert graphs[0] == graphs[1]
+    assert [g["stamp_ns"] for g in graphs[0]] == stamps
 
 
 @needs("kitti_velodyne")

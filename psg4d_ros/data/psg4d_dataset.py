@@ -153,7 +153,8 @@ def _read(form: str, path: Path) -> Psg4dAnnotation:
             continue
         videos[video.video_id] = video
     for name, ids in splits.items():
-        twice = [i for i, times in Counter(ids).items() if times > 1]
+        times: Counter[str] = Counter(ids)
+        twice = [video_id for video_id in times if times[video_id] > 1]
         problems += [f"{path}: split {name!r} names video {i!r} more than once; taken once" for i in twice]
     unique = {name: tuple(dict.fromkeys(ids)) for name, ids in splits.items()}
     return Psg4dAnnotation(path, form, unique, videos, tuple(problems))
