@@ -192,6 +192,14 @@ class TestCorruptions:
         assert recall(result, "tube") == pytest.approx(3 / 6)
 
 
+def test_truth_is_named_in_the_vocabularys_words():
+    boxes = [replace(b, label="MUG" if b.label == "cup" else b.label) for b in KITCHEN]
+    relations = [TrueRelation(2, "On", 3, 0, 12), TrueRelation(2, "on", 3, 0, 12)]
+    seen = observe(recording(boxes, relations), "SGDet", WINDOW, WORDS)
+    assert seen.truth.labels == ("person", "cup", "table", "floor")
+    assert (seen.truth.relations.predicate, seen.left_out.repeated) == (("on",), 1)
+
+
 class TestFrames:
     def test_only_frames_that_the_window_takes_are_evaluated(self):
         result = oracle(recording(step_ns=STEP_NS // 2))
@@ -335,6 +343,25 @@ class TestCollector:
         early = graph(*both, holds(1, "on", 2, 1, 2), stamp_s=3)
         late = graph(*both, holds(1, "on", 2, 5, 7), stamp_s=7)
         assert self.collect(early, late)[1] == [(0, 1), (4, 6)]
+
+    def test_a_span_between_two_evaluated_frames_or_after_the_last_is_empty(self):
+        both = thing(1, "cup"), thing(2, "table")
+        said = graph(*both, holds(1, "on", 2, 2.2, 2.8), holds(2, "under", 1, 8.5, 9.5), stamp_s=9)
+        assert self.collect(said)[1] == {(0, "on", 1): (2, 2), (1, "under", 0): (8, 8)}
+
+    def test_a_predicate_is_one_in_any_letter_case(self):
+        both = thing(1, "cup"), thing(2, "table")
+        first, second = (
+            graph(*both, holds(1, "ON", 2, 1, 3), stamp_s=3),
+            graph(*both, holds(1, "on", 2, 1, 4), stamp_s=4),
+        )
+        assert self.collect(first, second)[1] == {(0, "on", 1): (0, 3)}
+
+    def test_attributes_are_said_of_objects_in_view(self):
+        collector = GraphCollector(WORDS)
+        collector.add(graph(thing(1), thing(2, num_points=0)))
+        collector.add(graph(thing(1, attributes=()), thing(2)))
+        assert collector.attributes == {(0, 0): {"red"}, (1, 1): {"red"}}
 
     def test_tracks_of_another_epoch_are_other_objects(self):
         both = thing(1, "cup"), thing(2, "table")

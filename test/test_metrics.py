@@ -200,6 +200,11 @@ class TestFrequencyPrior:
         nothing = (0 + 3 / 12) / 6
         assert self.PRIOR.probabilities("table", "cup")["on"] == pytest.approx((0 + 3 * nothing) / (1 + 3))
 
+    def test_a_new_pair_of_known_labels_backs_off_to_what_either_says(self):
+        # Cups are on something in one of three pairs, a floor is what something is on in none of three.
+        cup, floor = (1 + 3 / 12) / 6, (0 + 3 / 12) / 6
+        assert self.PRIOR.probabilities("cup", "floor")["on"] == pytest.approx((0 + 3 * (cup + floor) / 2) / (1 + 3))
+
     def test_labels_never_seen_back_off_to_all_pairs(self):
         assert self.PRIOR.probabilities("guitar", "piano")["on"] == pytest.approx(1 / 12)
 

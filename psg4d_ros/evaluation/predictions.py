@@ -77,9 +77,7 @@ class GraphCollector:
         for (epoch, subject, predicate, object_), spans in self._spans.items():
             for r in spans:
                 start, end = np.searchsorted(stamps_ns, (r.start_ns, r.end_ns)).tolist()
-                rows.append(
-                    (self._column(epoch, subject), predicate, self._column(epoch, object_), start, max(start, end))
-                )
+                rows.append((self._column(epoch, subject), predicate, self._column(epoch, object_), start, end))
                 score.append(r.score)
         return Relations.from_rows(rows), np.array(score, np.float64)
 
