@@ -103,6 +103,10 @@ def test_a_kitti_sequence_brings_times_and_poses_with_z_up(tmp_path):
     (tmp_path / "times.txt").write_text("0.0\n")
     with pytest.raises(DatasetError, match=r"times.txt has 1 lines, scan 000001 needs line 2"):
         frames_of(tmp_path)
+    for second, says in (("0.0", "0"), ("nan", "nan"), ("1e300", r"1e\+300")):
+        (tmp_path / "times.txt").write_text(f"0.0\n{second}\n")
+        with pytest.raises(DatasetError, match=f"times.txt: time 2 is {says}, expected seconds from 0 on"):
+            frames_of(tmp_path)
 
 
 def _rows(R: np.ndarray) -> list[float]:

@@ -153,6 +153,16 @@ def test_a_relationship_of_visual_genome_brings_objects_that_the_other_file_lack
             ["an object whose box has no area", "a relation to an object that was left out"],
         ),
         ("vrd", [{"img": "a.jpg", "boxes_xyxy": [], "classes": [], "triplets": []}], ["an image without objects"]),
+        (
+            "vg",
+            {
+                **VG,
+                "objects": [
+                    {**VG["objects"][0], "objects": [*VG["objects"][0]["objects"], {**VG_MAN, "names": ["man"]}]}
+                ],
+            },
+            ["an object given twice"],
+        ),
     ],
 )
 def test_what_is_left_out_is_counted_with_an_example(kind, values, reasons, tmp_path):

@@ -134,8 +134,12 @@ def read_visual_genome(
     for image_id in sorted(found.keys() | related.keys(), key=lambda i: (len(i), i)):
         place, entries = found.get(image_id, (str(objects), []))
         image = _Image(out, place)
+        listed: set[int] = set()
         for i, entry in enumerate(entries):
-            _vg_object(image, entry, f"{place}.objects[{i}]", colored.get(image_id, {}))
+            key = _vg_object(image, entry, f"{place}.objects[{i}]", colored.get(image_id, {}))
+            if key in listed:
+                out.skip("an object given twice", f"{place}.objects[{i}]")
+            listed.add(key)
         place, entries = related.get(image_id, (str(relationships), []))
         for i, entry in enumerate(entries):
             where = f"{place}.relationships[{i}]"

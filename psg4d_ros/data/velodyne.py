@@ -37,8 +37,11 @@ def read_velodyne(path: Path, stamp_ns: int) -> PointFrame:
 def read_kitti_times(path: Path) -> Int64:
     """int64[F] stamps in nanoseconds from times.txt (seconds, one a line). Raises DatasetError unless they increase."""
     seconds = read_numbers(path, 1)[:, 0]
-    if not (((seconds >= 0) & (seconds < 9e9)).all() and (np.diff(seconds) > 0).all()):  # 9e9: int64 ends there
-        raise DatasetError(f"{path} holds times that are negative, too large or not increasing, expected seconds")
+    wrong = np.flatnonzero(~((seconds >= 0) & (seconds < 9e9)) | (np.diff(seconds, prepend=-1.0) <= 0))  # 9e9: int64
+    if len(wrong):
+        raise DatasetError(
+            f"{path}: time {wrong[0] + 1} is {seconds[wrong[0]]:g}, expected seconds from 0 on, each after the last"
+        )
     return np.rint(seconds * 1e9).astype(np.int64)
 
 
