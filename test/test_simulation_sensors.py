@@ -38,8 +38,8 @@ def wall_at(distance: float, shape: tuple[int, int], incidence: float = 1.0, bri
         distance=np.full(number, distance, np.float32),
         entity=np.ones(number, np.int32),
         colors=np.full((number, 3), brightness, np.uint8),
-        normals=np.tile(np.float32((0, 0, 1)), (number, 1)),
         incidence=np.full(number, incidence, np.float32),
+        up=np.ones(number, np.float32),
     )
 
 
@@ -61,7 +61,7 @@ def test_a_ray_ends_at_the_first_surface_in_its_way(renderer, place, hit, height
     assert hits.entity.tolist() == [hit]
     assert hits.distance[0] == pytest.approx(2.0 - height, abs=1e-5)
     assert hits.colors[0].tolist() == list(COLORS[hit])
-    assert hits.normals[0] == pytest.approx((0, 0, 1), abs=1e-6)
+    assert hits.up[0] == pytest.approx(1.0)
     assert hits.incidence[0] == pytest.approx(1.0)
 
 
@@ -78,7 +78,7 @@ def test_incidence_is_the_cosine_to_the_normal_and_normals_face_the_ray(renderer
     assert hits.incidence == pytest.approx([0.8, 0.8])
     assert hits.distance == pytest.approx([1.25, 0.625])  # in lengths of the direction
     up = renderer.cast(np.array([1.5, 0.0, 1.0]), -DOWN, 0)
-    assert up.normals[0] == pytest.approx((0, 0, -1), abs=1e-6)
+    assert up.up[0] == pytest.approx(-1.0)
 
 
 def test_a_ray_into_the_open_hits_nothing():

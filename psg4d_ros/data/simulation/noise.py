@@ -9,6 +9,8 @@ not, so that one pixel's fate does not shift another's.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,6 +37,10 @@ _LOST_ON = {
     "sink": 0.1,
 }
 _LIDAR_SIGMA_M = 0.008
+_STEPS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # rows and columns to the pixel above, below, left and right
+
+_Pixels = tuple[NDArray[np.intp], ...]  # rows, columns
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 def lost_share(world: World) -> Float32:
@@ -47,21 +53,20 @@ def measure_depth(camera: DepthCamera, hits: Hits, lost: Float32, exposure: floa
 
     lost: see lost_share. exposure: factor on brightness, one per recording.
     """
-    height, width = camera.shape
+    shape = camera.shape
     noise, uniform, lost_draw, side = (
-        rng.standard_normal((height, width), dtype=np.float32),
-        rng.random((height, width), dtype=np.float32),
-        rng.random((height, width), dtype=np.float32),
-        rng.integers(0, 4, (height, width)),
+        rng.standard_normal(shape, dtype=np.float32),
+        rng.random(shape, dtype=np.float32),
+        rng.random(shape, dtype=np.float32),
+        rng.integers(0, 4, shape, dtype=np.uint8),
     )
-    index = np.arange(height * width).reshape(height, width)
-    depth = np.where(np.isfinite(hits.distance), hits.distance, 0.0).reshape(height, width)
+    depth = np.where(np.isfinite(hits.distance), hits.distance, np.float32(0.0)).reshape(shape)
+    entity, incidence = hits.entity.reshape(shape), hits.incidence.reshape(shape)
     edge = _edges(depth)
     swapped = edge & (uniform < _EDGE_SWAPPED * camera.noise)
-    source = np.where(swapped, _neighbours(index)[side, index // width, index % width], index).reshape(-1)
-    depth = depth.reshape(-1)[source].reshape(height, width)
-    entity = hits.entity[source].reshape(height, width)
-    incidence = hits.incidence[source].reshape(height, width)
+    at = np.nonzero(swapped)
+    near = _neighbours(at, side[at], shape)
+    depth, entity, incidence = (_exchanged(values, at, near) for values in (depth, entity, incidence))
 
     sigma = _AXIAL_FLOOR_M + _AXIAL_PER_M2 * (depth - _AXIAL_NEAR_M) ** 2
     measured = depth + camera.noise * sigma * noise
@@ -71,11 +76,11 @@ def measure_depth(camera: DepthCamera, hits: Hits, lost: Float32, exposure: floa
         stepped = 1.0 / (np.maximum(np.rint(1.0 / (measured * quantum)), 1.0) * quantum)
     keep = (depth > camera.near_m) & (stepped >= camera.near_m) & (stepped <= camera.far_m)
     gone = _STRAY_LOST + (1 - _STRAY_LOST) * lost[entity]
-    gone = np.maximum(gone, np.where(edge & ~swapped, _EDGE_LOST, 0.0))
+    gone = np.maximum(gone, np.float32(_EDGE_LOST) * (edge & ~swapped))
     gone = np.maximum(gone, np.clip(1.0 - incidence / _GRAZING_COSINE, 0.0, 1.0) * 0.8)
     keep &= lost_draw >= camera.noise * gone
     # The colour image has no part in these errors: at edges colour and depth do not quite agree, as in reality.
-    colors = _shaded(hits, exposure).reshape(height, width, 3)
+    colors = _shaded(hits, exposure).reshape(*shape, 3)
     return Scan(_millimetres(stepped, keep), colors, None, np.where(keep, entity, 0).astype(np.uint16))
 
 
@@ -84,7 +89,7 @@ def measure_lidar(lidar: SpinningLidar, hits: Hits, lost: Float32, rng: np.rando
     shape = lidar.shape
     noise = rng.standard_normal(shape, dtype=np.float32)
     lost_draw, speckle = rng.random(shape, dtype=np.float32), rng.random(shape, dtype=np.float32)
-    distance = np.where(np.isfinite(hits.distance), hits.distance, 0.0).reshape(shape)
+    distance = np.where(np.isfinite(hits.distance), hits.distance, np.float32(0.0)).reshape(shape)
     entity, incidence = hits.entity.reshape(shape), hits.incidence.reshape(shape)
     measured = distance + lidar.noise * _LIDAR_SIGMA_M * noise
     keep = (distance > lidar.near_m) & (measured >= lidar.near_m) & (measured <= lidar.far_m)
@@ -100,7 +105,7 @@ def measure_lidar(lidar: SpinningLidar, hits: Hits, lost: Float32, rng: np.rando
 
 
 def _millimetres(metres: NDArray[np.floating], keep: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    return np.where(keep, np.rint(np.where(keep, metres, 0.0) / RANGE_UNIT_M), 0).astype(np.uint16)
+    return np.rint(np.where(keep, metres, np.float32(0.0)) / np.float32(RANGE_UNIT_M)).astype(np.uint16)
 
 
 def _edges(depth: Float32) -> NDArray[np.bool_]:
@@ -116,14 +121,22 @@ def _edges(depth: Float32) -> NDArray[np.bool_]:
     return out
 
 
-def _neighbours(index: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64[4, H, W]: the pixel above, below, left and right of each; at the border itself."""
-    padded = np.pad(index, 1, mode="edge")
-    return np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
+def _neighbours(pixels: _Pixels, side: UInt8, shape: tuple[int, int]) -> _Pixels:
+    """The pixel above, below, left or right of each (side 0 to 3); the pixel itself at the border."""
+    rows = pixels[0] + _STEPS[side, 0]
+    columns = pixels[1] + _STEPS[side, 1]
+    return np.clip(rows, 0, shape[0] - 1), np.clip(columns, 0, shape[1] - 1)
+
+
+def _exchanged(values: NDArray[_Number], pixels: _Pixels, sources: _Pixels) -> NDArray[_Number]:
+    """A copy in which ``pixels`` have the values that ``sources`` had."""
+    out = values.copy()
+    out[pixels] = values[sources]
+    return out
 
 
 def _shaded(hits: Hits, exposure: float) -> UInt8:
     """uint8[N, 3]: colours under light from above and from about the camera, in steps of 4 as video gives them."""
-    light = exposure * (0.5 + 0.25 * np.abs(hits.normals[:, 2]) * (hits.normals[:, 2] > 0) + 0.3 * hits.incidence)
-    values = np.clip(hits.colors * light[:, None], 0, 255)
-    return (values.astype(np.uint8) & np.uint8(0xFC)) | np.uint8(0x02)
+    light = exposure * (0.5 + 0.25 * np.maximum(hits.up, 0.0) + 0.3 * hits.incidence)
+    values: UInt8 = np.minimum(hits.colors * light.astype(np.float32)[:, None], np.float32(255)).astype(np.uint8)
+    return (values & np.uint8(0xFC)) | np.uint8(0x02)
