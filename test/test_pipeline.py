@@ -242,9 +242,7 @@ def test_kinect_recording_through_tf(kinect_bag, tiny_checkpoint):
     config = PipelineConfig()
     config = replace(config, coordinates=replace(config.coordinates, target_frame="odom"))
     graphs = []
-    replay(
-        kinect_bag, lambda tf: ScenePipeline.from_checkpoint(tiny_checkpoint, config, tf), on_graph=graphs.append
-    )
+    replay(kinect_bag, lambda tf: ScenePipeline.from_checkpoint(tiny_checkpoint, config, tf), on_graph=graphs.append)
     assert len(graphs) == 3
     assert {g.frame_id for g in graphs} == {"odom"}
     assert "gravity from tf" in graphs[0].status_text
