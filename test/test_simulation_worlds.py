@@ -266,13 +266,16 @@ def test_everything_is_carried_by_what_is_under_it(worlds: list[World]) -> None:
                 continue
             carrier_id, index = w.supports[e.entity_id]
             if index < 0:  # hangs
-                assert w.entity(carrier_id).label in {"wall", "ceiling", "counter", "cabinet", "dishwasher"}
+                assert w.entity(carrier_id).label in {"wall", "ceiling", "counter"}
                 continue
             surface = w.entity(carrier_id).surfaces[index]
             into = np.linalg.inv(w.T_world_entity[carrier_id - 1])
             local = vertices(w, e) @ into[:3, :3].T + into[:3, 3]
             slack = 0.12 if surface.kind in ("seat", "lying") else 0.013
             assert abs(local[:, 2].min() - surface.center[2]) < slack, (w.name, e.label, w.entity(carrier_id).label)
+            if surface.kind == "covered":  # a worktop lies on other units too
+                assert (e.label, w.entity(carrier_id).label) == ("counter", "cabinet")
+                continue
             middle = (local.min(axis=0) + local.max(axis=0))[:2] / 2
             assert (np.abs(middle - surface.center[:2]) < np.array(surface.size) / 2 + 0.01).all(), (w.name, e.label)
 

@@ -12,6 +12,8 @@ from psg4d_ros.data.simulation.site import Host, Site, footprint, pose
 from psg4d_ros.data.simulation.world import Surface
 from psg4d_ros.structures import Float64
 
+_UNIT_M = 0.86  # height of the units: the worktop lies on them
+
 
 def kitchen_row(site: Site, room: int) -> None:
     """Units side by side along the wall with most room: their worktop is the counter."""
@@ -32,7 +34,7 @@ def kitchen_row(site: Site, room: int) -> None:
 
 def _build_row(site: Site, room: int, side: int, share: float, units: list[str], fridge: bool) -> bool:
     rng, area = site.rng, site.plan.rooms[room]
-    width, depth, height = 0.6 * len(units), 0.6, 0.86
+    width, depth = 0.6 * len(units), 0.6
     block = Design("counter", "", (shape("b", box((-width / 2, -depth / 2 - 0.02, 0), (width / 2, depth / 2, 0.9))),))
     x, y, yaw = site.beside_wall(block, area, side, share, 0.0)
     space = footprint(block, x, y, yaw)
@@ -43,7 +45,7 @@ def _build_row(site: Site, room: int, side: int, share: float, units: list[str],
     site.space.take(space, clear, (space.ahead(0.4),))
     T = pose(x, y, 0.0, yaw)
     held_out = site.held_out
-    sink_at: float | None = None
+    sink: tuple[int, float] | None = None  # its cupboard, and where along the row
     spans: list[tuple[float, float]] = []
     look = int(rng.integers(2**32))  # handles and colour of all cupboards
     for k, unit in enumerate(units):
@@ -55,14 +57,13 @@ def _build_row(site: Site, room: int, side: int, share: float, units: list[str],
         else:
             form = "sink" if unit == "sink" else "base"
             design = joinery.cabinet(np.random.default_rng(look), held_out, form)
-            # The worktop covers its top.
-            open_to_hands = tuple(f for f in design.surfaces if f.kind != "top")
-            design = Design(design.label, design.asset, design.shapes, open_to_hands, design.joints)
-            if unit == "sink":
-                sink_at = at
+        if unit != "stove":
+            design = _under_worktop(design)
         back = depth / 2 - design.size[1] / 2 if unit != "stove" else 0.0
         paint = look if design.label == "cabinet" else None
         index = site.add(design, T @ pose(at, min(back, 0.01), 0.0, 0.0), (site.floor, room), paint=paint)
+        if unit == "sink":
+            sink = index, at
         if unit == "stove":
             site.host(index, "counter", ("top",))
         else:
@@ -74,15 +75,22 @@ def _build_row(site: Site, room: int, side: int, share: float, units: list[str],
                 spans[-1] = (spans[-1][0], at + 0.3)
             else:
                 spans.append((at - 0.3, at + 0.3))
-    counter = _counter(site, T, spans, depth, height, sink_at, room)
-    if sink_at is not None:
-        _sink(site, T, sink_at, counter, held_out)
+    assert sink is not None, units  # the units that a short wall leaves out come later in the list
+    counter = _counter(site, T, spans, depth, *sink)
+    _sink(site, T, sink[1], counter, held_out)
     if fridge and site.allowed("refrigerator"):
         _refrigerator(site, T, room, width, depth, held_out)
     _upper_cabinets(site, T, room, width, look)
     if site.allowed("microwave") and site.chance(0.7):
         _microwave(site, counter, held_out)
     return True
+
+
+def _under_worktop(unit: Design) -> Design:
+    """A unit whose top is the last of its surfaces, and covered."""
+    open_to_hands = tuple(f for f in unit.surfaces if f.kind != "top")
+    covered = Surface("covered", (0.0, 0.0, _UNIT_M), unit.size[:2], 0.0)
+    return Design(unit.label, unit.asset, unit.shapes, (*open_to_hands, covered), unit.joints)
 
 
 def _refrigerator(site: Site, T: Float64, room: int, width: float, depth: float, held_out: bool) -> None:
@@ -118,16 +126,16 @@ def _counter(
     T: Float64,
     spans: list[tuple[float, float]],
     depth: float,
-    height: float,
-    sink: float | None,
-    room: int,
+    carrier: int,
+    sink: float,
 ) -> int:
-    """The worktop over all units but the stove, with a hole for the sink."""
+    """The worktop over all units but the stove, with a hole for the sink. It lies on all of them; the one that is said
+    to carry it is the sink's, ``carrier``."""
     pieces: list[Piece] = []
     surfaces: list[Surface] = []
-    z0, z1 = height, height + 0.035
+    z0, z1 = _UNIT_M, _UNIT_M + 0.035
     for a, b in spans:
-        holes = [(sink - 0.22, sink + 0.22)] if sink is not None and a <= sink <= b else []
+        holes = [(sink - 0.22, sink + 0.22)] if a <= sink <= b else []
         y0, y1 = -depth / 2 - 0.02, depth / 2
         if not holes:
             pieces.append(box((a, y0, z0), (b, y1, z1)))
@@ -140,14 +148,7 @@ def _counter(
                 surfaces.append(Surface("top", ((low + high) / 2, 0.0, z1), (high - low, depth - 0.02), 0.5))
         pieces += [box((c, y0, z0), (d, -0.2, z1)), box((c, 0.17, z0), (d, y1, z1))]
     made = Design("counter", "built/counter", (shape("body", *pieces),), tuple(surfaces))
-    index = site.add(made, T, (site.floor, room))
-    below = [
-        e
-        for e in site.entities
-        if e.label in ("cabinet", "dishwasher") and e.asset in ("built/base cabinet", "built/dishwasher")
-    ]
-    if below:
-        site.supports[index + 1] = (below[-1].entity_id, -1)
+    index = site.add(made, T, (carrier, len(site.entities[carrier].surfaces) - 1))
     site.host(index, "counter", ("top",))
     return index
 

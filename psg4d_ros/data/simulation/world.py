@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STEP_S = 0.05  # the clock of the simulation; sensors sample it
 
-SurfaceKind = Literal["top", "shelf", "seat", "lying", "inside", "floor"]
+SurfaceKind = Literal["top", "shelf", "seat", "lying", "inside", "floor", "covered"]
 RoomKind = Literal["living room", "kitchen", "bedroom", "office", "corridor"]
 
 
@@ -47,7 +47,8 @@ class Surface:
     """A horizontal rectangle that carries things, in the entity's frame.
 
     center: x, y, z in metres. size: full extents along x and y. clearance_m: free height above it. part: the part it
-    moves with (a drawer's inside moves with the drawer).
+    moves with (a drawer's inside moves with the drawer). "covered": under what is built onto it for good, as
+    the top of a cupboard under a worktop.
     """
 
     kind: SurfaceKind
