@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -72,24 +71,15 @@ def _is_bag(path: Path) -> bool:
 
 def _simulated(split: str, limit: int | None, seed: int, progress: Progress | None) -> list[Recording]:
     """Scenes of a split, with the simulator's default settings, out of the cache as far as they are there."""
-    from psg4d_ros.data.simulation.production import SimulationJob, simulate
+    from psg4d_ros.data.simulation.production import SimulationJob, simulate, simulator_hash
     from psg4d_ros.data.simulation.splits import choose_split
     from psg4d_ros.data.simulation.storage import open_scene
 
     _, scenes = choose_split(split, limit)
-    job = SimulationJob(_cache() / f"{split}-seed{seed}-{_simulator_hash()}", split=split, seed=seed)
+    job = SimulationJob(_cache() / f"{split}-seed{seed}-{simulator_hash()}", split=split, seed=seed)
     simulate(job, scenes, progress=progress)
     return [open_scene(job.out / f"{job.scene_name(index)}.npz") for index in range(scenes)]
 
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "psg4d_ros" / "simulated"
-
-
-def _simulator_hash() -> str:
-    """Of the simulator's code and assets: scenes of another state of them are other scenes."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent / "simulation"
-    for path in sorted(p for p in root.rglob("*") if p.is_file() and p.suffix != ".pyc"):
-        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]

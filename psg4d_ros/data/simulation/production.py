@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def simulate(
     workers: processes, None = one per core that this process may use. progress: wraps the iteration, as tqdm does.
     Every file is written whole or not at all, so that a job which was stopped goes on when it is started again.
     Raises ConfigError for settings there are not, DatasetError when the folder holds scenes made with other settings
-    or a file cannot be written, and, after all others are made, when a scene failed.
+    or by another state of the simulator, and, after all others are made, when a scene failed.
     """
     split, number = choose_split(job.split, scenes)
     # All that could be wrong with the settings shows now, not in a worker.
@@ -111,8 +113,10 @@ def _produce(job: SimulationJob, index: int) -> SceneSummary | str:
     name = job.scene_name(index)
     file = job.out / f"{name}.npz"
     try:
-        if not file.exists():
-            made = make_scene(
+        if file.exists():
+            scene = read_scene(file)
+        else:
+            scene = make_scene(
                 SPLITS[job.split],
                 index,
                 seed=job.seed,
@@ -120,9 +124,8 @@ def _produce(job: SimulationJob, index: int) -> SceneSummary | str:
                 size=job.size,
                 frames=job.frames,
                 rate_hz=job.rate_hz,
-            )
-            write_scene(file, made.data)
-        scene = read_scene(file)
+            ).data
+            write_scene(file, scene)
         if job.bag and not (job.out / name).exists():
             write_bag(job.out / name, scene)
         if job.preview and not (picture := job.out / f"{name}.png").exists():
@@ -133,10 +136,21 @@ def _produce(job: SimulationJob, index: int) -> SceneSummary | str:
         return f"{type(error).__name__}: {error}"
 
 
+@cache
+def simulator_hash() -> str:
+    """Of the simulator's code and assets: what another state of them makes under the same seed are other scenes."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(p for p in root.rglob("*") if p.is_file() and p.suffix != ".pyc"):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def _claim(job: SimulationJob) -> None:
     """Write the settings into the folder, or raise DatasetError when what is there was made with others."""
     settings = {
         "psg4d_ros": version(),
+        "simulator": simulator_hash(),
         **scene_settings(job.split, job.seed, job.sensor, job.size, job.frames, job.rate_hz),
     }
     file = job.out / SETTINGS_FILE
@@ -154,4 +168,7 @@ def _claim(job: SimulationJob) -> None:
     if found != settings:
         known = found if isinstance(found, dict) else {}
         wrong = [f"{k} is {known.get(k)!r}, asked for {v!r}" for k, v in settings.items() if known.get(k) != v]
-        raise DatasetError(f"{job.out} was made with other settings ({'; '.join(wrong)}); choose another folder")
+        raise DatasetError(
+            f"{job.out} was made with other settings or by another simulator ({'; '.join(wrong)}); "
+            "choose another folder"
+        )
