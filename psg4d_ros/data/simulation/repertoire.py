@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psg4d_ros.data.simulation.acting import Activity, Impossible, together
+from psg4d_ros.data.simulation.acting import Activity, Impossible, together, wait
 from psg4d_ros.data.simulation.activities import converse, get_up, lie_down, look, sit_down, stand_up, walk_up_and_talk
 from psg4d_ros.data.simulation.handling import hand_over, pick_up, put_down
 from psg4d_ros.data.simulation.locomotion import follow, go, walk_past, walk_to
@@ -70,6 +70,7 @@ class Repertoire:
         self.around = around(stage, actor, rng, NEAR_M if actor.posture == "standing" else SEATED_REACH_M)
         self.found: list[Proposal] = []
         if actor.posture == "lying":
+            self.add("rest", 8.0, wait(self.seconds(4.0, 9.0)))
             self.add("get up", 1.0, get_up(stage, actor))
             return
         for e in self.around[:3]:
@@ -113,7 +114,7 @@ class Repertoire:
             self.add("sit down", 1.0, sit_down(stage, actor, e.entity_id))
         if not actor.holding:
             for e in self.with_surface("lying"):
-                self.add("lie down", 2.5, lie_down(stage, actor, e.entity_id))
+                self.add("lie down", 8.0, lie_down(stage, actor, e.entity_id))
         for other in self.free:
             self.add("talk", 0.7, walk_up_and_talk(stage, actor, other, self.seconds(2.0, 4.0)), other)
             if other.posture == "standing":
@@ -175,9 +176,9 @@ class Repertoire:
             if actor.posture == "standing":
                 out.append(_Use("hand over", 2.0, hand_over(stage, actor, other, thing), (other,)))
                 if label in _THROWN:
-                    out.append(_Use("throw", 4.0, throw_and_catch(stage, actor, thing, other, self.rng), (other,)))
+                    out.append(_Use("throw", 8.0, throw_and_catch(stage, actor, thing, other, self.rng), (other,)))
         if label in _THROWN:
-            out.append(_Use("throw away", 0.7, self._throw_away(thing)))
+            out.append(_Use("throw away", 1.5, self._throw_away(thing)))
         if label in _DRINKS:
             out.append(_Use("drink", 3.0, drink(stage, actor, thing, int(self.rng.integers(1, 4)))))
         if label in _POURS:
@@ -211,7 +212,10 @@ class Repertoire:
         if uses:
             weights = np.array([u.weight for u in uses])
             use = uses[int(self.rng.choice(len(uses), p=weights / weights.sum()))]
-            self.add(f"take and {use.name}", 1.4, _one_after_the_other(self._fetch(thing), use.activity), *use.others)
+            # Vessels are everywhere: what can be done with few things only would hardly ever be seen.
+            weight = 1.0 if use.name in ("drink", "hand over") else 3.0
+            activity = _one_after_the_other(self._fetch(thing), use.activity)
+            self.add(f"take and {use.name}", weight, activity, *use.others)
 
     def _tables(self) -> list[Entity]:
         wanted = ("table", "desk", "counter", "cabinet")
@@ -283,14 +287,14 @@ class Repertoire:
             self.add("open" if closed else "close", weight, operate(stage, actor, e.entity_id, joint, float(closed)))
         for e in self.near("ball"):
             if stage.carrier[e.entity_id - 1] == stage.floor_below(actor.place):
-                self.add("kick", 5.0, kick(stage, actor, e.entity_id, self.rng))
+                self.add("kick", 10.0, kick(stage, actor, e.entity_id, self.rng))
         for e in self.near(_SWEPT, 3):
             self.add("push off", 0.5, push_off(stage, actor, e.entity_id, self.rng))
         if not actor.holding:
             for e in self.near(_SHIFTED, 3):
                 pull = bool(self.rng.random() < 0.45)
                 distance = self.seconds(0.35, 0.9)
-                self.add("pull" if pull else "push", 1.4, shift(stage, actor, e.entity_id, distance, pull=pull))
+                self.add("pull" if pull else "push", 2.0, shift(stage, actor, e.entity_id, distance, pull=pull))
 
 
 def around(stage: Stage, actor: Actor, rng: np.random.Generator, within_m: float = NEAR_M) -> list[Entity]:

@@ -15,7 +15,7 @@ from psg4d_ros.data.simulation.repertoire import USEFUL, around
 from psg4d_ros.data.simulation.stage import Stage
 from psg4d_ros.data.simulation.world import Entity
 
-_SEATED, _LYING, _HOLDING, _DOOR_OPEN, _FRONT_OPEN = 0.3, 0.25, 0.3, 0.6, 0.06
+_SEATED, _LYING, _HOLDING, _DOOR_OPEN, _FRONT_OPEN = 0.3, 0.5, 0.3, 0.6, 0.06
 
 
 def set_scene(stage: Stage, rng: np.random.Generator) -> None:
