@@ -6,8 +6,8 @@ import numpy as np
 from box_world import block
 
 from psg4d_ros.data.simulation.bodies import Body, Pose, make_body
+from psg4d_ros.data.simulation.frames import joint_motion
 from psg4d_ros.data.simulation.poses import sitting, standing
-from psg4d_ros.data.simulation.stage import joint_motion
 from psg4d_ros.data.simulation.world import STEP_S, Entity, Fact, Joint, Part, Room, Timeline, World
 
 FLOOR, WALL = 1, 2
