@@ -25,8 +25,13 @@ _WALL_M = 0.35  # distance kept from walls
 _CLEAR_M = 0.25  # nothing nearer than this in any direction
 _TOGETHER_M = 2.5  # people this near to each other are kept in view together
 _PERSON_M = 0.6  # horizontal distance kept from people
-_CANDIDATES = 14
+_CANDIDATES = 28
+_TURNS_DEG = (0.0, -10.0, 10.0, -20.0, 20.0)  # people need not be in the middle of the picture
+_DRIVES = 5  # of a robot
 _WELL_SEEN = 0.025  # a person who takes this share of the picture is seen well enough
+_FILLS = 0.2  # one thing or person that takes more of the picture than this hides the others
+_NEAR_M = 0.8  # what is nearer than this hides the rest
+_WORTH = 0.04  # of one object more in the picture, in people
 _LOOKS = 5  # times at which a candidate is rated
 _GAZE_S = 1.5  # the action is followed this smoothly
 # Lowest and highest place, metres, by whether it is a camera. Rings of a LiDAR that hangs high miss the floor.
@@ -48,6 +53,14 @@ class _Action:
     blocks: Float64
 
 
+@dataclass(frozen=True, eq=False)
+class _View:
+    """positions: float64[F, 3]. turn: radians by which the camera looks to the left of the action."""
+
+    positions: Float64
+    turn: float
+
+
 def choose_path(
     renderer: Renderer, timeline: Timeline, steps: Int64, sensor: Sensor, rng: np.random.Generator
 ) -> Float64:
@@ -58,24 +71,36 @@ def choose_path(
     camera = isinstance(sensor, DepthCamera)
     kind: PathKind = rng.choice(["fixed", "robot", "handheld"] if camera else ["fixed", "robot"])
     action = _watch(timeline, steps, rng)
-    start = _best_place(renderer, timeline, steps, action, kind, camera, rng)
+    corners = camera and kind == "fixed"
+    places = _candidates(renderer, timeline, action, _HEIGHTS[camera][kind], corners, int(steps[0]), rng)
+
+    follows = kind != "fixed"
+
+    def best(views: list[_View]) -> _View:
+        return views[int(_ratings(renderer, timeline, steps, action, views, camera, follows).argmax())]
+
+    view = best([_View(np.repeat(place[None], len(steps), axis=0), 0.0) for place in places])
+    if camera:
+        view = best([_View(view.positions, float(turn)) for turn in np.radians(_TURNS_DEG)])
+    start = view.positions[0]
     if kind == "handheld" and start[2] > _HEIGHTS[camera][kind][1]:
         kind = "fixed"  # there was no room to stand: high in a corner
     seconds: Float64 = np.asarray(steps * STEP_S, dtype=np.float64)
     if kind == "robot":
-        positions = _drive(renderer, start, action, seconds, rng)
+        drives = [_drive(renderer, start, action, seconds, rng) for _ in range(_DRIVES)]
+        positions = best([_View(drive, view.turn) for drive in drives]).positions
     elif kind == "handheld":
         positions = start + _sway(seconds, (0.05, 0.05, 0.03), rng)
     else:
-        positions = np.repeat(start[None], len(steps), axis=0)
+        positions = view.positions
     if not camera:
         yaw = _sway(seconds, (0.15, 0.0, 0.0), rng)[:, 0] if kind == "robot" else np.zeros(len(steps))
         rotation = Rotation.from_rotvec(np.outer(yaw + rng.uniform(-np.pi, np.pi), (0.0, 0.0, 1.0)))
     else:
         # A mount looks at the middle of all that will happen; who drives or holds a camera follows it.
-        target = action.target if kind != "fixed" else np.repeat(action.target.mean(axis=0)[None], len(steps), axis=0)
+        target = action.target if follows else np.repeat(action.target.mean(axis=0)[None], len(steps), axis=0)
         shake = np.radians(_sway(seconds, (1.5, 1.2, 2.0), rng)) if kind == "handheld" else np.zeros((len(steps), 3))
-        rotation = _looking(target - positions) * Rotation.from_euler("xyz", shake)
+        rotation = _looking(target - positions, view.turn) * Rotation.from_euler("xyz", shake)
     return np.concatenate([positions, _unit(rotation.as_quat())], axis=1)
 
 
@@ -88,8 +113,8 @@ def _unit(quaternions: Float64) -> Float64:
 
 def _watch(timeline: Timeline, steps: Int64, rng: np.random.Generator) -> _Action:
     world = timeline.world
-    looks = steps[np.unique(np.linspace(0, len(steps) - 1, _LOOKS).round().astype(int))]
-    blocks = [timeline.box(e.entity_id, int(t)) for e in world.entities if e.is_thing and e.body is None for t in looks]
+    looks = steps[_looks(steps)].tolist()
+    blocks = [timeline.box(e.entity_id, t) for e in world.entities if e.is_thing and e.body is None for t in looks]
     people = np.zeros((len(steps), len(world.people), 3))
     for number, person in enumerate(world.people):
         for frame, step in enumerate(steps):
@@ -111,36 +136,46 @@ def _watch(timeline: Timeline, steps: Int64, rng: np.random.Generator) -> _Actio
     return _Action(smooth, people, np.array(blocks, dtype=np.float64).reshape(-1, 2, 3))
 
 
-def _best_place(
+def _looks(steps: Int64) -> Int64:
+    """The frames at which candidates are rated."""
+    return np.unique(np.linspace(0, len(steps) - 1, _LOOKS).round().astype(np.int64))
+
+
+def _ratings(
     renderer: Renderer,
     timeline: Timeline,
     steps: Int64,
     action: _Action,
-    kind: PathKind,
+    views: list[_View],
     camera: bool,
-    rng: np.random.Generator,
+    follows: bool,
 ) -> Float64:
-    """float64[3]: the candidate that shows most of the people and of things."""
-    places = _candidates(
-        renderer, timeline, action, _HEIGHTS[camera][kind], camera and kind == "fixed", int(steps[0]), rng
-    )
-    scores = np.zeros(len(places))
-    people = {p.entity_id for p in timeline.world.people}
-    for look in np.unique(np.linspace(0, len(steps) - 1, _LOOKS).round().astype(int)):
-        step = int(steps[look])
-        for number, place in enumerate(places):
-            if camera:
-                target = action.target[look] if kind != "fixed" else action.target.mean(axis=0)
-                directions = _coarse_view(target - place)
-            else:
-                directions = _coarse_ring()
-            hits = renderer.cast(place, directions, step)
-            entities, pixels = np.unique(hits.entity, return_counts=True)
-            share = pixels / len(directions)
-            shown = sum(min(s / _WELL_SEEN, 1.0) for e, s in zip(entities, share, strict=True) if e in people)
-            near = float((hits.distance * np.linalg.norm(directions, axis=1) < 0.7).mean())
-            scores[number] += shown / max(len(people), 1) + 0.02 * int((pixels > 2).sum()) - 1.5 * near
-    return places[int(scores.argmax())]
+    """float64[len(views)]: what a coarse picture from each view shows of people and of other objects.
+
+    follows: the camera follows the action, and does not look at the middle of all of it.
+    """
+    entities = timeline.world.entities
+    people = [p.entity_id for p in timeline.world.people]
+    things = [e.entity_id for e in entities if e.is_thing]
+    pixels = np.zeros((len(views), len(entities) + 1))
+    ratings = np.zeros(len(views))
+    looks = _looks(steps)
+    for look in looks:
+        target = action.target[look] if follows else action.target.mean(axis=0)
+        for number, view in enumerate(views):
+            place = view.positions[look]
+            directions = _coarse_view(target - place, view.turn) if camera else _coarse_ring()
+            hits = renderer.cast(place, directions, int(steps[look]))
+            seen = np.bincount(hits.entity, minlength=len(entities) + 1)
+            pixels[number] += seen
+            share = seen / len(directions)
+            shown = np.minimum(share[people] / _WELL_SEEN, 1.0).sum() / max(len(people), 1)
+            near = (hits.distance * np.linalg.norm(directions, axis=1) < _NEAR_M).mean()
+            filled = max(share[things].max(initial=0.0) - _FILLS, 0.0)
+            ratings[number] += (shown - 1.5 * near - 3.0 * filled) / len(looks)
+    pixels[:, 0] = 0.0
+    rated: Float64 = ratings + _WORTH * (pixels > 2 * len(looks)).sum(axis=1)
+    return rated
 
 
 def _candidates(
@@ -228,18 +263,18 @@ def _sway(seconds: Float64, amplitude: tuple[float, float, float], rng: np.rando
     return out
 
 
-def _looking(towards: Float64) -> Rotation:
-    """Body axes (x forward, y left, z up) that look along float64[F, 3], without roll."""
-    yaw = np.arctan2(towards[:, 1], towards[:, 0])
+def _looking(towards: Float64, turn: float) -> Rotation:
+    """Body axes (x forward, y left, z up) that look along float64[F, 3] or ``turn`` to the left of it, not rolled."""
+    yaw = np.arctan2(towards[:, 1], towards[:, 0]) + turn
     pitch = np.arctan2(towards[:, 2], np.linalg.norm(towards[:, :2], axis=1))
     return Rotation.from_euler("ZY", np.stack([yaw, -pitch], axis=1))
 
 
-def _coarse_view(towards: Float64) -> Float32:
-    """float32[N, 3]: rays of a small picture, 70 by 55 degrees, in the direction ``towards``."""
+def _coarse_view(towards: Float64, turn: float) -> Float32:
+    """float32[N, 3]: rays of a small picture, 70 by 55 degrees, in the direction ``towards`` turned by ``turn``."""
     y, z = np.meshgrid(np.linspace(0.7, -0.7, 28), np.linspace(0.52, -0.52, 21))
     rays = np.stack([np.ones(y.size), y.ravel(), z.ravel()], axis=1)
-    return np.asarray(_looking(towards[None])[0].apply(rays), dtype=np.float32)
+    return np.asarray(_looking(towards[None], turn)[0].apply(rays), dtype=np.float32)
 
 
 def _coarse_ring() -> Float32:
