@@ -564,5 +564,5 @@ def test_unseen_classes_occur_only_where_they_should():
     training = SPLITS["train"].words.labels
     assert training == SPLITS["test"].words.labels
     words = SPLITS["test_oov"].words
-    labels = {e.label for n in range(3) for e in make_world(np.random.default_rng(n), name="w", words=words).entities}
+    labels = {e.label for n in range(8) for e in make_world(np.random.default_rng(n), name="w", words=words).entities}
     assert labels - training
