@@ -32,6 +32,8 @@ _WELL_SEEN = 0.025  # a person who takes this share of the picture is seen well 
 _FILLS = 0.2  # one thing or person that takes more of the picture than this hides the others
 _NEAR_M = 0.8  # what is nearer than this hides the rest
 _WORTH = 0.04  # of one object more in the picture, in people
+_COARSE = 21, 28  # rows and columns of the picture by which a camera's view is rated
+_EDGE = np.pad(np.zeros((_COARSE[0] - 2, _COARSE[1] - 2), bool), 1, constant_values=True).ravel()
 _LOOKS = 5  # times at which a candidate is rated
 _GAZE_S = 1.5  # the action is followed this smoothly
 # Lowest and highest place, metres, by whether it is a camera. Rings of a LiDAR that hangs high miss the floor.
@@ -169,10 +171,12 @@ def _ratings(
             seen = np.bincount(hits.entity, minlength=len(entities) + 1)
             pixels[number] += seen
             share = seen / len(directions)
-            shown = np.minimum(share[people] / _WELL_SEEN, 1.0).sum() / max(len(people), 1)
+            shown = np.minimum(share[people] / _WELL_SEEN, 1.0)
+            if camera:  # whom the edge of the picture cuts is half shown
+                shown = shown * np.where(np.isin(people, hits.entity[_EDGE]), 0.5, 1.0)
             near = (hits.distance * np.linalg.norm(directions, axis=1) < _NEAR_M).mean()
             filled = max(share[things].max(initial=0.0) - _FILLS, 0.0)
-            ratings[number] += (shown - 1.5 * near - 3.0 * filled) / len(looks)
+            ratings[number] += (shown.sum() / max(len(people), 1) - 1.5 * near - 3.0 * filled) / len(looks)
     pixels[:, 0] = 0.0
     rated: Float64 = ratings + _WORTH * (pixels > 2 * len(looks)).sum(axis=1)
     return rated
@@ -272,7 +276,7 @@ def _looking(towards: Float64, turn: float) -> Rotation:
 
 def _coarse_view(towards: Float64, turn: float) -> Float32:
     """float32[N, 3]: rays of a small picture, 70 by 55 degrees, in the direction ``towards`` turned by ``turn``."""
-    y, z = np.meshgrid(np.linspace(0.7, -0.7, 28), np.linspace(0.52, -0.52, 21))
+    y, z = np.meshgrid(np.linspace(0.7, -0.7, _COARSE[1]), np.linspace(0.52, -0.52, _COARSE[0]))
     rays = np.stack([np.ones(y.size), y.ravel(), z.ravel()], axis=1)
     return np.asarray(_looking(towards[None], turn)[0].apply(rays), dtype=np.float32)
 
