@@ -23,7 +23,7 @@ from psg4d_ros.data.bag_truth import GRAPH_TOPIC, INSTANCE_TOPIC, recording_from
 from psg4d_ros.data.simulation.capture import record, sample_steps
 from psg4d_ros.data.simulation.furnishing import make_world
 from psg4d_ros.data.simulation.preview import contact_sheet
-from psg4d_ros.data.simulation.production import SimulationJob, simulate
+from psg4d_ros.data.simulation.production import SimulationJob, simulate, simulator_hash
 from psg4d_ros.data.simulation.scene_bag import true_graphs, write_bag
 from psg4d_ros.data.simulation.scenes import make_sensor
 from psg4d_ros.data.simulation.sensors import DepthCamera, SpinningLidar
@@ -523,6 +523,16 @@ def test_a_scene_that_fails_costs_no_other_and_is_reported(made, tmp_path):
     with pytest.raises(DatasetError, match=r"1 of 2 scenes could not be made.*test_00000"):
         simulate(SimulationJob(tmp_path, split="test", **SMALL), 2, workers=1)
     assert (tmp_path / "test_00001.npz").exists()
+
+
+def test_evaluation_on_simulated_scenes_says_which_could_not_be_made(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "psg4d_ros" / "simulated" / f"test-seed0-{simulator_hash()}"
+    (folder / "test_00000.npz").mkdir(parents=True)  # where the scene's file should go
+    settings = {**json.loads((made / "simulation.json").read_text()), "size": None, "frames": 60}
+    (folder / "simulation.json").write_text(json.dumps(settings))
+    assert main(["eval", "sim", "--limit", "1", "--method", "oracle"]) == 1
+    assert "1 of 1 scenes could not be made" in (told := capsys.readouterr().err) and "test_00000" in told
 
 
 def test_wrong_usage_is_told(tmp_path, capsys):

@@ -25,10 +25,7 @@ PALETTE: dict[str, tuple[tuple[int, int, int], ...]] = {
     "pink": ((226, 148, 168), (236, 180, 190)),
     "brown": ((134, 92, 58), (166, 122, 82), (96, 64, 42), (190, 150, 108)),
 }
-_WOODEN = ("brown", "brown", "brown", "white", "black", "gray")
 _CLOTH = ("gray", "blue", "red", "green", "brown", "white", "black", "purple", "orange", "yellow", "pink")
-_BRIGHT = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
-_APPLIANCE = ("white", "white", "gray", "black")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from psg4d_ros.data.simulation import household, joinery
 from psg4d_ros.data.simulation.assets import Design, mesh_library
 from psg4d_ros.data.simulation.classes import HOSTS, RULES, WordSplit
 from psg4d_ros.data.simulation.floor_space import Footprint
-from psg4d_ros.data.simulation.recipes import anywhere, furnish
+from psg4d_ros.data.simulation.recipes import furnish
 from psg4d_ros.data.simulation.rooms import WALL_M, Opening, make_plan
 from psg4d_ros.data.simulation.shapes import Shape, box, shape
 from psg4d_ros.data.simulation.site import Host, Site, pose
@@ -167,7 +167,7 @@ def _small_things(site: Site, count: int) -> None:
         if host is None:
             design = site.pick(label, high=1.2, longest=0.8)
             if design is not None:
-                anywhere(site, int(rng.integers(len(site.plan.rooms))), design, tries=3)
+                site.anywhere(int(rng.integers(len(site.plan.rooms))), design, tries=3)
         elif label == "book" and host.place == "shelf" and site.chance(0.7):
             _row_of_books(site, host)
         else:

@@ -15,22 +15,19 @@ SEATED_FRONT_M = 0.6  # free depth before furniture that one opens or sits down 
 
 def furnish(site: Site, room: int) -> None:
     """Large things, in the order of their importance: what does not fit any more stays away."""
-    kind = site.plan.rooms[room].kind
-    if kind == "living room":
-        _living_room(site, room)
-    elif kind == "kitchen":
-        _kitchen(site, room)
-    elif kind == "bedroom":
-        _bedroom(site, room)
-    elif kind == "office":
-        _office(site, room)
-    else:
-        _corridor(site, room)
+    recipes = {
+        "living room": _living_room,
+        "kitchen": _kitchen,
+        "bedroom": _bedroom,
+        "office": _office,
+        "corridor": _corridor,
+    }
+    recipes[site.plan.rooms[room].kind](site, room)
     _unusual(site, room)
     _on_walls(site, room)
 
 
-def _facing(site: Site, index: int, design: Design | None, room: int, gap: float, shift: float = 0.0) -> int | None:
+def _facing(site: Site, index: int, design: Design | None, room: int, gap: float) -> int | None:
     """Stands a thing before the front of another one, square to it."""
     T = site.poses[index]
     yaw = float(np.arctan2(T[1, 0], T[0, 0]))
@@ -38,7 +35,7 @@ def _facing(site: Site, index: int, design: Design | None, room: int, gap: float
     if design is None or front is None:
         return None
     distance = -front.low[1] + gap + design.high[1]
-    x, y = (T[:3, :3] @ (shift, -distance, 0.0) + T[:3, 3])[:2].tolist()
+    x, y = (T[:3, :3] @ (0.0, -distance, 0.0) + T[:3, 3])[:2].tolist()
     return site.stand(design, room, x, y, yaw)
 
 
@@ -63,11 +60,9 @@ def _carpet(site: Site, room: int, x: float, y: float, yaw: float, w: float, d: 
         site.add(made, pose(x, y, 0.0, yaw), (site.floor, room))
 
 
-def _seats_at(
-    site: Site, table: int, room: int, places: list[tuple[float, float, float]], label: str = "chair"
-) -> list[int]:
+def _seats_at(site: Site, table: int, room: int, places: list[tuple[float, float, float]]) -> list[int]:
     """Chairs of one kind at places (x, y of the seat's front middle, yaw) in the table's frame."""
-    design = site.pick(label, high=1.1, longest=0.72)
+    design = site.pick("chair", high=1.1, longest=0.72)
     if design is None or not design.surfaces:
         return []
     T = site.poses[table]
@@ -86,11 +81,11 @@ def _seats_at(
     return out
 
 
-def _table_with_chairs(site: Site, room: int, area: tuple[float, float, float, float]) -> int | None:
+def _table_with_chairs(site: Site, room: int, area: tuple[float, float, float, float]) -> None:
     """A table in the middle of an area with chairs at it."""
     design = site.pick("table", low=0.68, high=0.82, longest=1.9)
     if design is None:
-        return None
+        return
     w, d, _ = design.size
     for _ in range(10):
         x, y = float(site.rng.uniform(*area[::2])), float(site.rng.uniform(*area[1::2]))
@@ -106,8 +101,7 @@ def _table_with_chairs(site: Site, room: int, area: tuple[float, float, float, f
         site.host(index, "dining", ("top",))
         if seats and site.optional(0.5):
             _lay_table(site, index, [places[k] for k in chosen])
-        return index
-    return None
+        return
 
 
 def _lay_table(site: Site, table: int, places: list[tuple[float, float, float]]) -> None:
@@ -142,6 +136,7 @@ def _living_room(site: Site, room: int) -> None:
         if sofa is not None:
             break
     if sofa is not None:
+        front = site.space.clears[-1]
         site.host(sofa, "sofa", ("seat",))
         T = site.poses[sofa]
         yaw = float(np.arctan2(T[1, 0], T[0, 0]))
@@ -150,11 +145,11 @@ def _living_room(site: Site, room: int) -> None:
             _carpet(site, room, middle[0], middle[1], yaw, float(rng.uniform(1.6, 2.2)), float(rng.uniform(1.2, 1.6)))
         _television(site, room, side=(round(-yaw / (np.pi / 2)) + 2) % 4)
         table = site.pick("table", high=0.62, longest=1.5)
-        box_clear = site.space.clears.pop() if site.space.clears else None  # the sofa's own front
+        site.space.clears.remove(front)  # a low table may stand before a sofa
         placed = _facing(site, sofa, table, room, float(rng.uniform(0.4, 0.5)))
-        if box_clear is not None and placed is None:
-            site.space.clears.append(box_clear)
-        if placed is not None:
+        if placed is None:
+            site.space.clears.append(front)
+        else:
             site.host(placed, "coffee", ("top",))
             for side in (-1, 1):
                 armchair = site.pick("chair", low=0.65, high=1.1) if site.optional(0.5) else None
@@ -267,15 +262,15 @@ def _bedroom(site: Site, room: int) -> None:
         _carpet(site, room, (area.x0 + area.x1) / 2, (area.y0 + area.y1) / 2, 0.0, 1.7, 1.2)
 
 
-def _desk(site: Site, room: int) -> int | None:
+def _desk(site: Site, room: int) -> None:
     """A desk with a chair, and what one works with."""
     rng = site.rng
     design = site.pick("desk", high=0.8)
     desk = site.against_wall(design, room, 0.0, gap=0.045)
     if desk is None or design is None:
-        return None
+        return
     w, d, _ = design.size
-    chairs = _seats_at(site, desk, room, [(float(rng.uniform(-0.1, 0.1)) * w, -d / 2, np.pi)])
+    _seats_at(site, desk, room, [(float(rng.uniform(-0.1, 0.1)) * w, -d / 2, np.pi)])
     site.host(desk, "desk", ("top",))
     host = next(h for h in site.hosts if h.index == desk)
     surface = site.entities[desk].surfaces[host.surface]
@@ -296,7 +291,6 @@ def _desk(site: Site, room: int) -> int | None:
         laptop = site.pick("laptop")
         if laptop is not None:
             site.put(laptop, host, 0.0, -depth + 0.22, float(rng.normal(0, 0.05)))
-    return chairs[0] if chairs else None
 
 
 def _office(site: Site, room: int) -> None:
@@ -364,27 +358,11 @@ def _unusual(site: Site, room: int) -> None:
             )
             design = Design("bicycle", design.asset, turned)
         if label in ("dog", "cat", "robot"):
-            anywhere(site, room, design)
+            site.anywhere(room, design)
         else:
             placed = site.against_wall(design, room, 0.5 if label == "piano" else 0.0)
             if placed is not None and label == "cart":
                 site.host(placed, "counter", ("top", "shelf"))
-
-
-def anywhere(site: Site, room: int, design: Design | None, tries: int = 8) -> int | None:
-    """Stands a thing on free floor, often near a wall."""
-    if design is None:
-        return None
-    area = site.plan.rooms[room]
-    for _ in range(tries):
-        if site.chance(0.5):
-            index = site.against_wall(design, room, gap=float(site.rng.uniform(0.03, 0.25)), tries=1)
-        else:
-            x, y = float(site.rng.uniform(area.x0, area.x1)), float(site.rng.uniform(area.y0, area.y1))
-            index = site.stand(design, room, x, y, float(site.rng.uniform(-np.pi, np.pi)))
-        if index is not None:
-            return index
-    return None
 
 
 def _on_walls(site: Site, room: int) -> None:

@@ -16,7 +16,7 @@ from psg4d_ros.data.simulation.world import Entity, Room, Surface, World
 from psg4d_ros.structures import Float64
 
 # What is put down square to its table.
-_UPRIGHT = {"laptop", "monitor", "television", "picture", "clock", "speaker", "computer", "book", "pillow", "keyboard"}
+_SQUARE = {"laptop", "monitor", "television", "picture", "clock", "speaker", "computer", "book", "pillow"}
 
 _SOFT = {"pillow", "blanket", "towel", "bag", "backpack"}
 
@@ -190,6 +190,19 @@ class Site:
         y = area.y0 + half + share * max(area.y1 - area.y0 - 2 * half, 0.0)
         return (area.x1 - depth if side == 1 else area.x0 + depth, y - middle * np.sin(yaw), yaw)
 
+    def anywhere(self, room: int, design: Design, tries: int = 8) -> int | None:
+        """Stands a thing on free floor, often near a wall."""
+        area = self.plan.rooms[room]
+        for _ in range(tries):
+            if self.chance(0.5):
+                index = self.against_wall(design, room, gap=float(self.rng.uniform(0.03, 0.25)), tries=1)
+            else:
+                x, y = float(self.rng.uniform(area.x0, area.x1)), float(self.rng.uniform(area.y0, area.y1))
+                index = self.stand(design, room, x, y, float(self.rng.uniform(-np.pi, np.pi)))
+            if index is not None:
+                return index
+        return None
+
     def hang(
         self, design: Design, room: int, z: float, above: int | None = None, tries: int = 10, side: int | None = None
     ) -> int | None:
@@ -282,17 +295,7 @@ class Site:
         design = self.pick(label, high=surface.clearance_m - 0.01)
         if design is None:
             return None
-        aligned = label in (
-            "laptop",
-            "monitor",
-            "television",
-            "picture",
-            "clock",
-            "speaker",
-            "computer",
-            "book",
-            "pillow",
-        )
+        aligned = label in _SQUARE
         for _ in range(tries):
             yaw = float(self.rng.normal(0, 0.15) if aligned or self.chance(0.4) else self.rng.uniform(-np.pi, np.pi))
             c, s = abs(np.cos(yaw)), abs(np.sin(yaw))
