@@ -7,7 +7,6 @@ slots instead of using their numbers, or mixes the two up, shows.
 
 from __future__ import annotations
 
-import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,27 +40,6 @@ def make(tiny_checkpoint):
         return WindowPredictor(load_checkpoint(tiny_checkpoint, torch.device("cpu")), config, trained=True)
 
     return predictor
-
-
-@pytest.fixture
-def spy(monkeypatch):
-    """Record the calls of a method from now on: spy(owner, name) is a list that grows by one entry per call, with the
-    arguments by name and the result. edit(result, arguments): what the caller gets instead of the result."""
-
-    def record(owner, name, edit=lambda result, arguments: result) -> list[SimpleNamespace]:
-        real, calls = getattr(owner, name), []
-        signature = inspect.signature(real)
-
-        def recorded(*args, **kwargs):
-            arguments = signature.bind(*args, **kwargs).arguments
-            result = edit(real(*args, **kwargs), arguments)
-            calls.append(SimpleNamespace(**arguments, result=result))
-            return result
-
-        monkeypatch.setattr(owner, name, recorded)
-        return calls
-
-    return record
 
 
 @pytest.fixture

@@ -203,6 +203,23 @@ def test_a_cup_is_taken_carried_and_put_down_without_a_jump_or_a_gap(world: Worl
     assert spans(timeline, "putting down")[0][0] < end < spans(timeline, "putting down")[0][1]
 
 
+def test_who_reaches_for_a_cup_in_vain_does_not_pick_it_up(world: World) -> None:
+    """Both reach at the same time, one gets it: the other's reach is no picking up, by the definition."""
+
+    def tries(stage: Stage, person: int) -> Activity:
+        try:
+            yield from pick_up(stage, stage.actors[person], CUP)
+        except Impossible:
+            return
+
+    cues = [Cue(0.0, (p,), lambda stage, p=p: tries(stage, p)) for p in (ADA, BEN)]
+    timeline = perform_script(world, cues, duration_s=8.0)
+    holders = [f.subject_id for f in timeline.facts if f.name == "holding"]
+    assert len(holders) == 1
+    assert [f.subject_id for f in timeline.facts if f.name == "picking up"] == holders
+    assert {f.subject_id for f in timeline.facts if f.name == "walking to"} == {ADA, BEN}, "both went for it"
+
+
 def test_a_box_is_held_between_two_hands_and_handed_over(world: World) -> None:
     def plan(stage: Stage) -> Activity:
         ada, ben = stage.actors[ADA], stage.actors[BEN]

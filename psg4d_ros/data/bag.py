@@ -27,7 +27,6 @@ from psg4d_ros.version import share_directory
 
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
-TF_STATIC_TOPIC = "/tf_static"
 GROUND_TRUTH = "/ground_truth/"  # topics below hold what is true, not what a sensor saw (see bag_truth.py)
 Storage = Literal["mcap", "sqlite3"]
 

@@ -54,6 +54,17 @@ def angle_between(a: float, b: float) -> float:
 
 
 @contextmanager
+def attempt(stage: Stage, actor: Actor, name: str, target: int) -> Iterator[None]:
+    """A fact for as long as the block runs; withdrawn when that ends as Impossible: a grab that fails picks nothing up."""
+    with stage.fact(actor.entity_id, name, target):
+        try:
+            yield
+        except Impossible:
+            stage.withdraw(actor.entity_id, name, target)
+            raise
+
+
+@contextmanager
 def attending(stage: Stage, actor: Actor, target: int, name: str = "looking at") -> Iterator[None]:
     """Somebody looks at something on purpose for as long as the block runs."""
     before = actor.gaze

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, together, wait
+from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, attempt, together, wait
 from psg4d_ros.data.simulation.doors import turn_about
 from psg4d_ros.data.simulation.frames import facing, placed, up, yaw_of, yaw_towards
 from psg4d_ros.data.simulation.limbs import Hand
@@ -68,7 +68,7 @@ def pick_up(stage: Stage, actor: Actor, thing: int, *, approach: bool = True) ->
         raise Impossible(f"{thing} is out of reach")
     target, palm, spread = grip(stage, thing, hands, actor.place, actor.yaw)
     actor.gaze = middle
-    with stage.fact(actor.entity_id, "picking up", thing):
+    with attempt(stage, actor, "picking up", thing):
         yield from reach_out(stage, actor, hands, at_world(actor, target), 0.8, palm, spread)
         yield
         if gap(actor, hands, target, spread) > REACHED_M or thing in stage.holds:
@@ -157,7 +157,7 @@ def put_down(stage: Stage, actor: Actor, thing: int, parent: int, index: int, rn
     actor.gaze = spot
     target = _palms_for(spot, hold.offset, actor.yaw)
     out = 0.2 * facing(yaw_of(stage.pose(parent))) if enclosed else np.zeros(2)
-    with stage.fact(actor.entity_id, "putting down", thing):
+    with attempt(stage, actor, "putting down", thing):
         above = target + np.append(out, 0.02 if enclosed else _DROP_M)
         yield from draw(stage, actor, hands, at_world(actor, above), 0.7)
         yield from draw(stage, actor, hands, at_world(actor, target), 0.4)
@@ -225,8 +225,8 @@ def hand_over(stage: Stage, giver: Actor, taker: Actor, thing: int) -> Activity:
     mine = hold.hands
     others: tuple[Hand, ...] = HANDS if len(mine) == 2 else free[:1]
     with (
-        stage.fact(giver.entity_id, "giving to", taker.entity_id),
-        stage.fact(taker.entity_id, "taking from", giver.entity_id),
+        attempt(stage, giver, "giving to", taker.entity_id),
+        attempt(stage, taker, "taking from", giver.entity_id),
     ):
         shoulder = giver.to_world(giver.points["right_shoulder"])
         meet = 0.5 * (giver.place + taker.to_world(taker.points["chest"])[:2])

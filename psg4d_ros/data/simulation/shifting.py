@@ -214,6 +214,8 @@ def _catch(stage: Stage, catcher: Actor, thing: int, goal: Float64, seconds: flo
         if caught:
             stage.grasp(catcher, thing, HANDS)
             yield from draw(stage, catcher, HANDS, before_chest(catcher, HANDS, depth(stage, catcher, thing)), 0.4)
+        else:
+            stage.withdraw(catcher.entity_id, "catching", thing)
     if not caught:
         yield from let_go(stage, catcher, HANDS)
     catcher.near = thing

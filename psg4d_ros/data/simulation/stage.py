@@ -250,6 +250,10 @@ class Stage:
         if start is not None and self.step > start:
             self.facts.append(Fact(subject, name, obj, start * STEP_S, self.step * STEP_S))
 
+    def withdraw(self, subject: int, name: str, obj: int | None = None) -> None:
+        """What seemed to begin has turned out to be something else: it leaves no trace."""
+        self._since.pop((subject, name, obj), None)
+
     @contextmanager
     def fact(self, subject: int, name: str, obj: int | None = None) -> Iterator[None]:
         """A fact that holds as long as the block runs."""

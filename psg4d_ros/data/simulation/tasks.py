@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, attending, ramp, wait
+from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, attempt, attending, ramp, wait
 from psg4d_ros.data.simulation.doors import turn_about
 from psg4d_ros.data.simulation.frames import facing, placed, turned, up, yaw_of, yaw_towards
 from psg4d_ros.data.simulation.handling import depth, resting_on
@@ -201,7 +201,7 @@ def work_at(
     steps = round(seconds / STEP_S)
     rate = 0.35 if name == "stirring" else 0.22
     palm = np.array([0.0, 0.0, -1.0]) if name in ("cleaning", "using") and hand not in actor.holding else None
-    with stage.fact(actor.entity_id, name, thing), attending(stage, actor, watched or thing):
+    with attempt(stage, actor, name, thing), attending(stage, actor, watched or thing):
         if hand in actor.holding:
             yield from draw(stage, actor, (hand,), at_world(actor, point), 0.7)
         else:
