@@ -55,7 +55,7 @@ def angle_between(a: float, b: float) -> float:
 
 @contextmanager
 def attempt(stage: Stage, actor: Actor, name: str, target: int) -> Iterator[None]:
-    """A fact for as long as the block runs; withdrawn when that ends as Impossible: a grab that fails picks nothing up."""
+    """A fact for as long as the block runs, withdrawn when that ends as Impossible: a failed grab picks nothing up."""
     with stage.fact(actor.entity_id, name, target):
         try:
             yield
