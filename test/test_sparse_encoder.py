@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from psg4d_ros.config import EncoderConfig
 from psg4d_ros.errors import ConfigError
 from psg4d_ros.model import sparse_encoder
 from psg4d_ros.model.sparse_encoder import (
+    Pairs,
     ResidualBlock,
     SparseConv,
     SparseEncoder,
@@ -95,15 +98,32 @@ def test_down_and_up_sampling_are_dense_stride_two_convolutions(coords: Tensor) 
     torch.testing.assert_close(up(below, coarse.parent, coarse.cell), at(raised, coords))
 
 
+@pytest.mark.parametrize("form", [lambda table: table, Pairs.of], ids=["table", "pairs"])
 @pytest.mark.parametrize("kernel", [27, 8])
-def test_gradients_of_the_convolution_are_those_of_its_numbers(kernel: int) -> None:
+def test_gradients_of_the_convolution_are_those_of_its_numbers(
+    kernel: int, form: Callable[[Tensor], Tensor | Pairs]
+) -> None:
     levels = build_rulebook(scattered(40, size=5), 2).levels
-    table = levels[0].neighbours if kernel == 27 else levels[1].children
+    neighbours, children = levels[0].neighbours, levels[1].children
+    assert children is not None
+    table = form(neighbours if kernel == 27 else children)
     features = torch.randn(40, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(kernel, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda f, w: gather_matmul(f, table, w, symmetric=kernel == 27), (features, weight), fast_mode=True
     )
+
+
+def test_pairs_and_tables_give_the_same_numbers_and_gradients() -> None:
+    """On a CPU the entries of the table are multiplied, on a GPU and in exports the table itself."""
+    table, weight = build_rulebook(scattered(1000), 1).levels[0].neighbours, torch.randn(27, 4, 5, requires_grad=True)
+    features = torch.randn(1000, 4, requires_grad=True)
+    results = []
+    for form in (table, Pairs.of(table)):
+        out = gather_matmul(features, form, weight, symmetric=True)
+        results.append((out, *torch.autograd.grad(out.square().sum(), (features, weight))))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
 def test_large_clouds_are_multiplied_in_pieces_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +132,7 @@ def test_large_clouds_are_multiplied_in_pieces_with_the_same_result(monkeypatch:
     features = torch.randn(1000, 4, requires_grad=True)
     results = []
     for limit in (1 << 30, 1):  # one piece; pieces of 256 rows
-        monkeypatch.setattr(sparse_encoder, "_CHUNK_ELEMENTS_CPU", limit)
+        monkeypatch.setattr(sparse_encoder, "_CHUNK_ELEMENTS", limit)
         for symmetric in (True, False):
             out = gather_matmul(features, table, weight, symmetric=symmetric)
             results.append((out, *torch.autograd.grad(out.square().sum(), (features, weight))))

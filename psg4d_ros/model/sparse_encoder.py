@@ -15,6 +15,7 @@ Segmentation with Submanifold Sparse Convolutional Networks" (2018).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -25,40 +26,103 @@ from torch.nn import functional as F
 from psg4d_ros.config import EncoderConfig
 from psg4d_ros.errors import ConfigError
 
-# Gathered rows are multiplied in pieces of this many elements. On a CPU a piece is small enough to stay in the cache,
-# which one big gather would leave; on a GPU the limit only bounds memory.
-_CHUNK_ELEMENTS_CPU = 1 << 20
-_CHUNK_ELEMENTS_GPU = 1 << 27
+# Gathered rows are multiplied in pieces of this many elements, which bounds memory.
+_CHUNK_ELEMENTS = 1 << 27
 
 
-def gather_matmul(features: Tensor, table: Tensor, weight: Tensor, *, symmetric: bool = False) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """A table as a list of its entries, for CPUs: most of a surface's 27 neighbours are empty, and are left out here.
+
+    inputs, outputs: int64[P] rows, offset by offset (within one, no output row comes twice). counts: pairs per offset.
+    num_outputs: V_out.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    counts: tuple[int, ...]
+    num_outputs: int
+
+    @classmethod
+    def of(cls, table: Tensor) -> Pairs:
+        """table: int64[V_out, K], entry 0 = nothing, i + 1 = row i."""
+        by_offset = table.t()
+        offset, outputs = by_offset.nonzero(as_tuple=True)
+        counts = torch.bincount(offset, minlength=len(by_offset)).tolist()
+        return cls(by_offset[offset, outputs] - 1, outputs, tuple(counts), len(table))
+
+    def split(self) -> list[tuple[int, Tensor, Tensor]]:
+        """(offset, input rows, output rows) of every offset that has any."""
+        pieces = zip(self.inputs.split(self.counts), self.outputs.split(self.counts), strict=True)
+        return [(k, i, o) for k, (i, o) in enumerate(pieces) if len(i)]
+
+
+def prepare(table: Tensor) -> Tensor | Pairs:
+    """The form of a table that multiplies fastest where it lies. An exported graph always holds the table itself."""
+    return Pairs.of(table) if table.device.type == "cpu" and not torch.compiler.is_compiling() else table
+
+
+def gather_matmul(features: Tensor, table: Tensor | Pairs, weight: Tensor, *, symmetric: bool = False) -> Tensor:
     """Sparse convolution: out[i] = sum over k of features[table[i, k] - 1] @ weight[k], where entry 0 adds nothing.
 
-    features [V_in, C_in]; table int64[V_out, K], entries 0..V_in; weight [K, C_in, C_out]. Returns [V_out, C_out].
+    features [V_in, C_in]; table int64[V_out, K], entries 0..V_in, or its Pairs; weight [K, C_in, C_out]. Returns
+    [V_out, C_out].
     symmetric: the table is that of a submanifold convolution (table[i, k] = j + 1 exactly when table[j, K - 1 - k] =
     i + 1); then the backward pass is a gather too, faster than a scatter and the same bits every time on a GPU.
     """
+    if torch.is_autocast_enabled(features.device.type):
+        dtype = torch.get_autocast_dtype(features.device.type)
+        features, weight = features.to(dtype), weight.to(dtype)
+    if isinstance(table, Pairs):
+        product: Tensor = _PairsMatMul.apply(features, table, weight)  # type: ignore[no-untyped-call]
+        return product
     padded = torch.cat((features.new_zeros(1, features.shape[1]), features))
     if torch.compiler.is_compiling():  # one piece: the exported graph has no loop
         return padded.index_select(0, table.reshape(-1)).reshape(
             -1, weight.shape[0] * weight.shape[1]
         ) @ weight.flatten(0, 1)
-    if torch.is_autocast_enabled(features.device.type):
-        dtype = torch.get_autocast_dtype(features.device.type)
-        padded, weight = padded.to(dtype), weight.to(dtype)
     if torch.is_grad_enabled() and (padded.requires_grad or weight.requires_grad):
         out: Tensor = _GatherMatMul.apply(padded, table, weight, symmetric)  # type: ignore[no-untyped-call]
         return out
     return _gather_matmul(padded, table, weight)
 
 
-def _row_chunk(like: Tensor, row_elements: int) -> int:
-    return max(256, (_CHUNK_ELEMENTS_CPU if like.device.type == "cpu" else _CHUNK_ELEMENTS_GPU) // max(1, row_elements))
+class _PairsMatMul(torch.autograd.Function):
+    """gather_matmul over Pairs: one small product per offset. Summed in float32, in the order of the offsets."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, pairs: Pairs, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.pairs = pairs
+        out = _sums(pairs.num_outputs, weight.shape[2], features)
+        for k, inputs, outputs in pairs.split():
+            out.index_add_(0, outputs, (features.index_select(0, inputs) @ weight[k]).to(out.dtype))
+        return out.to(features.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        features, weight = ctx.saved_tensors
+        grad_features = _sums(len(features), features.shape[1], features) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[2] else None
+        for k, inputs, outputs in ctx.pairs.split():
+            piece = grad.index_select(0, outputs)
+            if grad_features is not None:
+                grad_features.index_add_(0, inputs, (piece @ weight[k].t()).to(grad_features.dtype))
+            if grad_weight is not None:
+                grad_weight[k] = features.index_select(0, inputs).t() @ piece
+        return None if grad_features is None else grad_features.to(features.dtype), None, grad_weight
+
+
+def _sums(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Zeros to add up in: sums of many products are not formed in half precision."""
+    dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
+    return like.new_zeros(rows, columns, dtype=dtype)
 
 
 def _gather_matmul(padded: Tensor, table: Tensor, weight: Tensor) -> Tensor:
     kernel = weight.flatten(0, 1)
-    rows = _row_chunk(padded, kernel.shape[0])
+    rows = max(256, _CHUNK_ELEMENTS // max(1, kernel.shape[0]))
     out = padded.new_empty(table.shape[0], kernel.shape[1])
     for start in range(0, table.shape[0], rows):
         piece = table[start : start + rows]
@@ -82,7 +146,7 @@ class _GatherMatMul(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         padded, table, weight = ctx.saved_tensors
         grad = grad.contiguous()
-        rows = _row_chunk(padded, weight.shape[0] * weight.shape[1])
+        rows = max(256, _CHUNK_ELEMENTS // (weight.shape[0] * weight.shape[1]))
         pieces = [slice(start, start + rows) for start in range(0, table.shape[0], rows)]
         grad_padded = grad_weight = None
         if ctx.needs_input_grad[0] and ctx.symmetric:
@@ -115,7 +179,7 @@ class SparseConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(kernel, in_channels, out_channels))
         nn.init.normal_(self.weight, std=(2.0 / (kernel * in_channels)) ** 0.5)
 
-    def forward(self, features: Tensor, table: Tensor) -> Tensor:
+    def forward(self, features: Tensor, table: Tensor | Pairs) -> Tensor:
         return gather_matmul(features, table, self.weight, symmetric=self.weight.shape[0] == 27)
 
 
@@ -143,7 +207,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = SparseConv(channels, channels, 27)
         self.norm2 = nn.LayerNorm(channels)
 
-    def forward(self, features: Tensor, neighbours: Tensor) -> Tensor:
+    def forward(self, features: Tensor, neighbours: Tensor | Pairs) -> Tensor:
         inner = F.relu(self.norm1(self.conv1(features, neighbours)))
         return F.relu(features + self.norm2(self.conv2(inner, neighbours)))
 
@@ -190,19 +254,20 @@ class SparseEncoder(nn.Module):
         Returns fine [V_0, C_0], mid [V_1, C_1] (both from the way up) and coarse [V_L, C_L] of the coarsest level.
         """
         last = self.num_levels - 1
-        x = F.relu(self.stem_norm(self.stem(features, neighbours[0])))
+        near = [prepare(table) for table in neighbours]  # once for all convolutions of a level
+        x = F.relu(self.stem_norm(self.stem(features, near[0])))
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down_blocks):
             if level > 0:
-                x = F.relu(self.down_norms[level - 1](self.down[level - 1](x, children[level - 1])))
-            x = _run(blocks, x, neighbours[level])
+                x = F.relu(self.down_norms[level - 1](self.down[level - 1](x, prepare(children[level - 1]))))
+            x = _run(blocks, x, near[level])
             skips.append(x)
         outputs: list[Tensor] = []
         for level in range(last, -1, -1):
             if level < last:
                 raised = self.up[level](x, parent[level], cell[level])
                 x = F.relu(self.up_norms[level](raised + self.skip[level](skips[level])))
-            x = _run(self.up_blocks[level], x, neighbours[level])
+            x = _run(self.up_blocks[level], x, near[level])
             outputs.append(x)
         return outputs[-1], outputs[-2], outputs[0]
 
@@ -211,7 +276,7 @@ def _blocks(channels: int, count: int) -> nn.ModuleList:
     return nn.ModuleList(ResidualBlock(channels) for _ in range(count))
 
 
-def _run(blocks: nn.Module, features: Tensor, neighbours: Tensor) -> Tensor:
+def _run(blocks: nn.Module, features: Tensor, neighbours: Tensor | Pairs) -> Tensor:
     for block in blocks.children():
         features = block(features, neighbours)
     return features
