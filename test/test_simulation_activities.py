@@ -224,6 +224,23 @@ def test_who_reaches_for_a_cup_in_vain_does_not_pick_it_up(world: World) -> None
     assert not said & {"picking up", "holding"}
 
 
+def test_a_cup_that_is_moved_away_meanwhile_is_not_grasped_from_afar(world: World) -> None:
+    moved = []
+
+    def plan(stage: Stage) -> Activity:
+        actor = stage.actors[ADA]
+        with pytest.raises(Impossible, match="out of reach"):
+            for _ in pick_up(stage, actor, CUP):
+                if actor.reaching and not moved:
+                    moved.append(stage.now)
+                    stage.move(CUP, placed(-0.2, 1.1, TABLE_TOP_M, 0.0))
+                yield
+
+    timeline = play(world, 8.0, plan)
+    assert moved and not {"picking up", "holding"} & {f.name for f in timeline.facts}
+    np.testing.assert_array_equal(timeline.T_world_entity[CUP - 1][-1], placed(-0.2, 1.1, TABLE_TOP_M, 0.0))
+
+
 def test_a_box_is_held_between_two_hands_and_handed_over(world: World) -> None:
     def plan(stage: Stage) -> Activity:
         ada, ben = stage.actors[ADA], stage.actors[BEN]

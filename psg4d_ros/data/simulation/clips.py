@@ -71,19 +71,6 @@ class Clip:
             return pose
         return pose.moved((fitted[-1].root_position - fitted[0].root_position) * [turns, turns, 0.0])
 
-    def displacement(self, body: Body) -> Float64:
-        """float64[4, 4]: T_start_end, planar: where the entity stands after the clip, seen from where it was before.
-
-        For getting up, the start is the floor under the pelvis, with -y to the feet, as in ``poses.lying``.
-        """
-        fitted = _fitted(self, body)
-        first, last = fitted[0], fitted[-1]
-        if self.name.startswith("getup"):
-            return np.asarray(np.linalg.inv(_on_floor(first, _bearing(first, 2))), dtype=np.float64)
-        turn = _on_floor(last, _bearing(last, 1) - _bearing(first, 1))
-        turn[:2, 3] -= first.root_position[:2]
-        return turn
-
 
 @dataclass(frozen=True, eq=False)
 class _Gait:
@@ -166,20 +153,6 @@ def clip(name: str) -> Clip:
         rotations[:, 1 + JOINTS.index(first)] = half
         rotations[:, 1 + JOINTS.index(second)] = half
     return Clip(name, arrays[f"{name}.root_mm"] / 1000.0, rotations, name in _CYCLIC)
-
-
-def _bearing(pose: Pose, axis: int) -> float:
-    """Radians about z from -y to where the pelvis's negative y (1: front) or z axis (2: feet) points."""
-    x, y, _ = (-quaternions.matrices(pose.root_rotation)[:, axis]).tolist()
-    return math.atan2(x, -y)
-
-
-def _on_floor(pose: Pose, bearing: float) -> Float64:
-    """float64[4, 4]: a frame on the floor under the pelvis, its -y at ``bearing``."""
-    result = np.eye(4)
-    result[:3, :3] = quaternions.matrices(quaternions.rotation((0.0, 0.0, 1.0), bearing))
-    result[:2, 3] = pose.root_position[:2]
-    return result
 
 
 @lru_cache(maxsize=128)

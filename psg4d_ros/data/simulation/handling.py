@@ -71,6 +71,7 @@ def pick_up(stage: Stage, actor: Actor, thing: int, *, approach: bool = True) ->
     with attempt(stage, actor, "picking up", thing):
         yield from reach_out(stage, actor, hands, at_world(actor, target), 0.8, palm, spread)
         yield
+        target, _, spread = grip(stage, thing, hands, actor.place, actor.yaw)  # it may have been moved meanwhile
         if gap(actor, hands, target, spread) > REACHED_M or thing in stage.holds:
             actor.gaze = None
             yield from let_go(stage, actor, hands)

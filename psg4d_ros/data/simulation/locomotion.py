@@ -69,22 +69,28 @@ def go(
         if door is not None:
             yield from open_door(stage, actor, door, path, go)
             continue
-        with ExitStack() as facts:
-            if target is not None:
-                facts.enter_context(stage.fact(actor.entity_id, "running to" if run else "walking to", target))
-            for thing in sorted(set(actor.holding.values())):
-                facts.enter_context(stage.fact(actor.entity_id, "carrying", thing))
-            arrived = yield from _along(stage, actor, path, speed, leaving, past)
-        if arrived:
+        meanwhile = [("carrying", thing) for thing in sorted(set(actor.holding.values()))]
+        if target is not None:
+            meanwhile.append(("running to" if run else "walking to", target))
+        if (yield from _along(stage, actor, path, speed, meanwhile, leaving, past)):
             actor.near = target
             return
     raise Impossible(f"somebody blocks the way to {goal}")
 
 
 def _along(
-    stage: Stage, actor: Actor, path: Float64, top_speed: float, leaving: int | None, past: int | None
+    stage: Stage,
+    actor: Actor,
+    path: Float64,
+    top_speed: float,
+    meanwhile: list[tuple[str, int]],
+    leaving: int | None,
+    past: int | None,
 ) -> Generator[None, None, bool]:
-    """Walk along a path; returns whether the end was reached (False: somebody is in the way)."""
+    """Walk along a path; returns whether the end was reached (False: somebody is in the way).
+
+    meanwhile: predicates and objects of the walking alone, not of turning on the spot before it.
+    """
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     ahead = np.minimum(np.arange(len(path)) + 3, len(path) - 1)
     behind = np.maximum(np.arange(len(path)) - 3, 0)
@@ -95,7 +101,9 @@ def _along(
     done, speed, blocked = 0.0, 0.0, 0
     patience = 8 + 6 * (actor.entity_id % 3)
     me = actor.entity_id
-    with stage.fact(me, "walking"), ExitStack() as facts:
+    with stage.fact(me, "walking"), ExitStack() as walk, ExitStack() as facts:
+        for name, thing in meanwhile:
+            walk.enter_context(stage.fact(me, name, thing))
         if leaving is not None:
             facts.enter_context(stage.fact(me, "walking away from", leaving))
         while done < length[-1] - 1e-6:

@@ -32,6 +32,7 @@ from psg4d_ros.data.simulation.world import STEP_S
 from psg4d_ros.structures import Float64
 
 _PUSH_M_S = 0.5
+_FOLLOWED_THROUGH = 0.7  # of kicking: the foot has left the ball and comes back
 
 
 def operate(stage: Stage, actor: Actor, entity_id: int, joint: int, end: float) -> Activity:
@@ -203,19 +204,22 @@ def _catch(stage: Stage, catcher: Actor, thing: int, goal: Float64, seconds: flo
     entity = stage.entity(thing)
     spread = float(min(entity.size[0], entity.size[1])) + 0.005
     steps = round(seconds / STEP_S) - 1
-    with attending(stage, catcher, thing), stage.fact(catcher.entity_id, "catching", thing):
-        yield from reach_out(stage, catcher, HANDS, at_world(catcher, goal), (steps - 2) * STEP_S, None, spread + 0.14)
-        wish = catcher.reaching["both"]
-        for share in (0.5, 0.0):
-            wish.spread_m = spread + 0.14 * share
-            yield
-        middle = stage.pose(thing)[:3, 3] + stage.pose(thing)[:3, 2] * 0.5 * entity.size[2]
-        caught = gap(catcher, HANDS, middle, spread) < REACHED_M and thing not in stage.holds
+    with attending(stage, catcher, thing):
+        with stage.fact(catcher.entity_id, "catching", thing):
+            there, until_s = at_world(catcher, goal), (steps - 2) * STEP_S
+            yield from reach_out(stage, catcher, HANDS, there, until_s, None, spread + 0.14)
+            wish = catcher.reaching["both"]
+            for share in (0.5, 0.0):
+                wish.spread_m = spread + 0.14 * share
+                yield
+            middle = stage.pose(thing)[:3, 3] + stage.pose(thing)[:3, 2] * 0.5 * entity.size[2]
+            caught = gap(catcher, HANDS, middle, spread) < REACHED_M and thing not in stage.holds
+            if caught:
+                stage.grasp(catcher, thing, HANDS)
+            else:
+                stage.withdraw(catcher.entity_id, "catching", thing)
         if caught:
-            stage.grasp(catcher, thing, HANDS)
             yield from draw(stage, catcher, HANDS, before_chest(catcher, HANDS, depth(stage, catcher, thing)), 0.4)
-        else:
-            stage.withdraw(catcher.entity_id, "catching", thing)
     if not caught:
         yield from let_go(stage, catcher, HANDS)
     catcher.near = thing
@@ -264,11 +268,13 @@ def kick(stage: Stage, actor: Actor, ball: int, rng: np.random.Generator) -> Act
     with stage.fact(actor.entity_id, "kicking", ball), attending(stage, actor, ball):
         for k in range(1, steps + 1):
             actor.base = kicking(body, upright, "right", k / steps)
-            if k / steps >= STRIKE_PHASE and not flown:
+            if k / steps > STRIKE_PHASE and not flown:  # the foot was at the ball in the step before
                 speed = float(np.clip(np.sqrt(2 * 0.7 * away) + 0.3, 1.2, 4.0))
                 push = np.append(way * speed, 1.0 if rng.random() < 0.4 else 0.0)
                 stage.flights.append(fly(stage, ball, push, rng))
                 flown = True
+            if k / steps > _FOLLOWED_THROUGH:
+                stage.end(actor.entity_id, "kicking", ball)
             yield
     actor.base = upright
     actor.near = ball
