@@ -101,9 +101,22 @@ def test_the_language_model_enters_through_a_gate() -> None:
 def test_regions_given_as_the_masks_of_slots_are_embedded_as_the_slots_are() -> None:
     decoder, inputs = small(), window(20, 60, 200)
     output, mid, fine = decoder(*inputs), inputs[3], inputs[5]
-    shares = output.mask_logits.sigmoid(), output.key_mask_logits.sigmoid()
+    shares = output.mask_logits.sigmoid() ** 4, output.key_mask_logits.sigmoid() ** 4
     embeddings = decoder.embed_regions(output.slot_states, fine, shares[0], mid, shares[1])
     torch.testing.assert_close(embeddings, output.class_embeddings)
+
+
+@torch.no_grad()
+def test_a_cup_is_not_drowned_by_the_room_around_it() -> None:
+    """20 voxels that a mask holds and 40,000 that it rejects: the class is made of the 20."""
+    decoder, (*_, mid, _, fine, _) = small(), window(0, 40, 40_020)
+    state, logits = torch.zeros(1, 32), torch.full((1, 40_020), 0.02).logit()
+    logits[:, :20] = 3.0
+    key_logits = torch.full((1, 40), 3.0)
+    found = decoder._outputs(state, logits, key_logits, fine, mid).class_embeddings
+    alone = decoder._outputs(state, logits[:, :20], key_logits, fine[:20], mid).class_embeddings
+    spread = decoder._outputs(state, logits[:, 20:], key_logits, fine[20:], mid).class_embeddings
+    assert (found - alone).norm() < 0.01 * (spread - alone).norm()
 
 
 @torch.no_grad()
@@ -198,6 +211,35 @@ def test_it_learns_to_tell_two_things_apart() -> None:
         output = decoder.eval()(None, tokens, centres, mid, positions, fine, positions)
     assert torch.equal(output.mask_logits[:2] > 0, truth > 0)
     assert torch.equal(output.presence_logits > 0, present > 0)
+
+
+@pytest.mark.parametrize("with_language", [True, False])
+@pytest.mark.parametrize("sizes", [(20, 60, 200), (0, 1, 3), (4, 0, 0)])
+def test_windows_decoded_together_are_as_if_alone(sizes: tuple[int, int, int], with_language: bool) -> None:
+    decoder, windows = small().train(), [window(*sizes, seed=seed) for seed in range(4)]
+    slot_hidden, *rest = (torch.stack(x) for x in zip(*windows, strict=True))
+    together = decoder(slot_hidden if with_language else None, *rest)
+    assert together.mask_logits.shape == (4, 6, sizes[2]) and together.presence_logits.shape == (4, 6)
+    alone = [decoder(hidden if with_language else None, *own) for hidden, *own in windows]
+    for got, want in zip(together.unbind(), alone, strict=True):
+        assert len(got.aux) == len(want.aux) == CONFIG.layers
+        for a, b in zip((got[:5], *got.aux), (want[:5], *want.aux), strict=True):
+            for x, y in zip(a, b, strict=True):
+                torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_any_number_of_batch_dimensions_will_do() -> None:
+    decoder, inputs = small(), window(20, 60, 200)
+    shares = torch.rand(6, 200), torch.rand(6, 60)
+    alone = decoder(*inputs)
+    region = decoder.embed_regions(alone.slot_states, inputs[5], shares[0], inputs[3], shares[1])
+    stacked = [x.expand(2, 3, *x.shape) for x in inputs if x is not None]
+    for got, want in zip(decoder(*stacked)[:5], alone[:5], strict=True):
+        torch.testing.assert_close(got, want.expand_as(got), rtol=1e-5, atol=1e-5)
+    states, *shares = (x.expand(2, 3, *x.shape) for x in (alone.slot_states, *shares))
+    got = decoder.embed_regions(states, stacked[5], shares[0], stacked[3], shares[1])
+    torch.testing.assert_close(got, region.expand(2, 3, -1, -1), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -49,6 +49,17 @@ def test_once_trained_any_number_of_tokens_works_in_any_order(count: int) -> Non
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_windows_stay_apart(count: int) -> None:
+    aggregator, (tokens, positions), (other, elsewhere) = awake(TemporalAggregator(32)), window(count), window(count)
+    together = aggregator(torch.stack((tokens, other)), torch.stack((positions, elsewhere)))
+    for got, want in zip(together, (aggregator(tokens, positions), aggregator(other, elsewhere)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    nested = aggregator(tokens.expand(2, 3, -1, -1), positions.expand(2, 3, -1, -1))
+    torch.testing.assert_close(nested, together[0].expand(2, 3, -1, -1), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 def test_it_knows_when_and_where_and_takes_from_other_frames() -> None:
     aggregator, (tokens, positions) = awake(TemporalAggregator(32)), window(50)
     out = aggregator(tokens, positions)

@@ -29,14 +29,15 @@ class LabelHead(nn.Module):
     def forward(
         self, slot_hidden: Tensor | None, class_embeddings: Tensor, classes: Tensor, attributes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """slot_hidden: [P, H] or None. class_embeddings: [P, H] from the mask decoder. classes: [n, H], attributes:
-        [m, H], phrase embeddings. Returns class logits [P, n] (softmax) and attribute logits [P, m] (sigmoid each)."""
+        """slot_hidden: [*, P, H] or None. class_embeddings: [*, P, H] from the mask decoder. classes: [n, H],
+        attributes: [m, H], phrase embeddings. Returns class logits [*, P, n] (softmax) and attribute logits [*, P, m]
+        (sigmoid each)."""
         state = self.from_masks(class_embeddings.float())
         if slot_hidden is not None:
             state = state + self.from_hidden(self.hidden_norm(slot_hidden.float()))
-        for_class, for_attributes = state.chunk(2, dim=1)
+        for_class, for_attributes = state.chunk(2, dim=-1)
         class_keys = normalize(self.class_key(classes), dim=1)
         attribute_keys = normalize(self.attribute_key(attributes), dim=1)
-        class_logits = self.class_scale.exp() * normalize(for_class, dim=1) @ class_keys.T
-        attribute_logits = self.attribute_scale.exp() * normalize(for_attributes, dim=1) @ attribute_keys.T
+        class_logits = self.class_scale.exp() * normalize(for_class, dim=-1) @ class_keys.T
+        attribute_logits = self.attribute_scale.exp() * normalize(for_attributes, dim=-1) @ attribute_keys.T
         return class_logits, attribute_logits + self.attribute_prior(attributes).T

@@ -15,7 +15,7 @@ _OCTAVES = 7
 class FourierPosition(nn.Module):
     """Sines and cosines of x, y, z and t at doubling wavelengths.
 
-    positions float32[N, 4] (metres, seconds) -> [N, ``size``] of ``dtype``.
+    positions float32[*, 4] (metres, seconds) -> [*, ``size``] of ``dtype``, any leading dimensions.
     Angles are computed in float32 whatever the precision of the model: half precision cannot hold that of a far point.
     """
 
@@ -29,5 +29,5 @@ class FourierPosition(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
         scaled = positions.float() * (2 * math.pi / _SHORTEST)
-        angles = (scaled[:, :, None] * self.octaves.float()).flatten(1)
-        return torch.cat((angles.sin(), angles.cos()), dim=1).to(dtype)
+        angles = (scaled[..., None] * self.octaves.float()).flatten(-2)
+        return torch.cat((angles.sin(), angles.cos()), dim=-1).to(dtype)

@@ -34,15 +34,15 @@ class TemporalLayer(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, tokens: Tensor, code: Tensor) -> Tensor:
-        """tokens [S, C], code [S, FourierPosition.size] -> [S, C]."""
+        """tokens [B, S, C], code [B, S, FourierPosition.size] -> [B, S, C]."""
         x = self.norm(tokens)
         located = x + self.where(code)
         query, key = self.query_key(located).chunk(2, dim=-1)
         query, key, value = (
-            y.unflatten(-1, (self.heads, -1)).transpose(0, 1) for y in (query, key, self.value(located))
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (query, key, self.value(located))
         )
-        mixed = F.scaled_dot_product_attention(query[None], key[None], value[None])[0]
-        tokens = tokens + self.out(mixed.transpose(0, 1).flatten(1))
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.out(mixed.transpose(1, 2).flatten(2))
         return tokens + self.feed_out(F.gelu(self.feed(self.feed_norm(tokens))))
 
 
@@ -59,14 +59,16 @@ class TemporalAggregator(nn.Module):
         self.layers = nn.ModuleList(TemporalLayer(dim, heads) for _ in range(layers))
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """tokens [S, C]; positions float32[S, 4]: x, y, z metres and t seconds relative to the newest frame (<= 0).
+        """tokens [*, S, C]; positions float32[*, S, 4]: x, y, z metres, t seconds relative to the newest frame (<= 0).
 
-        Returns [S, C], equal to ``tokens`` at initialisation. The order of the tokens does not matter.
+        Leading dimensions count windows, which stay apart. Returns [*, S, C], equal to ``tokens`` at initialisation.
+        The order of the tokens does not matter.
         """
-        code = self.position(positions, tokens.dtype)
+        code = self.position(positions, tokens.dtype)[None].flatten(0, -3)
+        x = tokens[None].flatten(0, -3)  # one batch dimension: what the fast attention kernels take
         for layer in self.layers:
-            tokens = layer(tokens, code)
-        return tokens
+            x = layer(x, code)
+        return x.reshape(tokens.shape)
 
 
 def select_tokens(tokens: Tensor, positions: Tensor, max_tokens: int) -> tuple[Tensor, Tensor]:
