@@ -241,7 +241,8 @@ def test_an_encoder_needs_two_levels() -> None:
 def test_tokens_are_the_means_of_their_cells() -> None:
     centers = torch.tensor([[0.1, 0.1, 0.1], [-0.1, 0.1, 0.1], [0.9, 0.3, 0.5]])
     coarse = torch.tensor([[1.0, 2.0], [5.0, 5.0], [3.0, 4.0]], requires_grad=True)
-    tokens, where = pool_tokens(coarse, centers, cell_m=1.0)
+    tokens, where, frame = pool_tokens(coarse, centers, cell_m=1.0)
+    assert frame.tolist() == [0, 0]
     torch.testing.assert_close(tokens, torch.tensor([[5.0, 5.0], [2.0, 3.0]]))
     torch.testing.assert_close(where, torch.tensor([[-0.1, 0.1, 0.1], [0.5, 0.2, 0.3]]))
     tokens.sum().backward()
@@ -249,10 +250,23 @@ def test_tokens_are_the_means_of_their_cells() -> None:
 
 
 def test_tokens_of_nothing_are_none_and_order_does_not_matter() -> None:
-    tokens, where = pool_tokens(torch.zeros(0, 4), torch.zeros(0, 3), 1.0)
-    assert tokens.shape == (0, 4) and where.shape == (0, 3)
+    for of_frame in (None, torch.zeros(0, dtype=torch.int64)):
+        tokens, where, frame = pool_tokens(torch.zeros(0, 4), torch.zeros(0, 3), 1.0, of_frame)
+        assert tokens.shape == (0, 4) and where.shape == (0, 3) and frame.shape == (0,)
     coarse, centers, order = torch.randn(200, 4), torch.randn(200, 3) * 3, torch.randperm(200)
     for got, expected in zip(
         pool_tokens(coarse[order], centers[order], 1.0), pool_tokens(coarse, centers, 1.0), strict=True
     ):
         torch.testing.assert_close(got, expected)
+
+
+def test_tokens_of_several_frames_are_pooled_as_if_alone() -> None:
+    """The frames lie in the same cells; the one without a voxel has no token."""
+    clouds = {0: (torch.randn(150, 4), torch.randn(150, 3)), 2: (torch.randn(80, 4), torch.randn(80, 3))}
+    frame = torch.cat([torch.full((len(f),), number) for number, (f, _) in clouds.items()])
+    coarse, centers = (torch.cat(x) for x in zip(*clouds.values(), strict=True))
+    tokens, where, of_frame = pool_tokens(coarse, centers, 1.0, frame)
+    alone = {number: pool_tokens(*cloud, 1.0) for number, cloud in clouds.items()}
+    assert torch.equal(tokens, torch.cat([a[0] for a in alone.values()]))
+    assert torch.equal(where, torch.cat([a[1] for a in alone.values()]))
+    assert of_frame.tolist() == [number for number, a in alone.items() for _ in a[0]]

@@ -10,6 +10,7 @@ from psg4d_ros.errors import ConfigError
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.position import FourierPosition
 from psg4d_ros.model.projector import Projector
+from psg4d_ros.model.psg4d import window_positions
 from psg4d_ros.model.temporal import TemporalAggregator, select_tokens
 
 
@@ -100,6 +101,15 @@ def test_many_tokens_are_thinned_evenly_over_frames_and_the_same_each_time() -> 
     assert (where[1:, 3] >= where[:-1, 3]).all()  # order stays
     rows = {tuple(row.tolist()): i for i, row in enumerate(positions)}
     assert all(torch.equal(kept[i], tokens[rows[tuple(where[i].tolist())]]) for i in range(200))
+
+
+def test_places_are_told_from_the_middle_of_the_window_and_heights_from_the_floor() -> None:
+    centers, times = torch.randn(30, 3), -torch.rand(30)
+    positions = window_positions(centers, times, centers.mean(dim=0))
+    torch.testing.assert_close(positions[:, :2].mean(dim=0), torch.zeros(2), rtol=0, atol=1e-6)
+    assert torch.equal(positions[:, 2], centers[:, 2]) and torch.equal(positions[:, 3], times)
+    driven = centers + torch.tensor([40.0, -25.0, 0.0])
+    torch.testing.assert_close(window_positions(driven, times, driven.mean(dim=0)), positions, rtol=0, atol=1e-4)
 
 
 def test_the_position_code_survives_half_precision_weights() -> None:

@@ -30,8 +30,7 @@ from psg4d_ros.voxelize import FEATURE_NAMES
 class WindowTokens:
     """The cached features of F frames, side by side.
 
-    Positions are (x, y, z, t): metres across from the middle of the window's voxels, so that a robot which drives far
-    stays within what training saw; metres above Window.origin's height; seconds <= 0 relative to the newest frame.
+    Positions are those of ``window_positions``.
 
     tokens: [S, C] aggregated scene tokens, positions [S, 4]. mid: [K, C_mid] second-level voxels, mid_positions [K, 4].
     fine: [V, C_fine] finest voxels of all frames in order, fine_positions [V, 4]. Tokens and second-level voxels are
@@ -44,6 +43,16 @@ class WindowTokens:
     mid_positions: torch.Tensor
     fine: torch.Tensor
     fine_positions: torch.Tensor
+
+
+def window_positions(centers: torch.Tensor, times_s: torch.Tensor, middle: torch.Tensor) -> torch.Tensor:
+    """float32[N, 4] (x, y, z, t) of rows of a window, in inference and in training.
+
+    centers: float32[N, 3] relative to Window.origin. times_s: float32[N] seconds <= 0 relative to the newest frame.
+    middle: float32[3], the mean centre of the window's finest voxels. x and y are metres across from it, so that a
+    robot which drives far stays within what training saw; z stays as it is, since height has a meaning.
+    """
+    return torch.cat([centers[:, :2] - middle[:2], centers[:, 2:], times_s[:, None]], dim=1)
 
 
 class PSG4D(nn.Module):
@@ -90,7 +99,7 @@ class PSG4D(nn.Module):
         stamp_ns: int,
     ) -> FrameFeatures:
         """What is cached of a frame. centers: per level float32[V_l, 3]; fine, mid, coarse: the encoder's outputs."""
-        tokens, token_centers = pool_tokens(coarse, centers[-1], self.config.encoder.token_cell_m)
+        tokens, token_centers, _ = pool_tokens(coarse, centers[-1], self.config.encoder.token_cell_m)
         return FrameFeatures(
             fine=fine,
             fine_centers=centers[0],
@@ -106,21 +115,21 @@ class PSG4D(nn.Module):
     def gather(self, frames: list[FrameFeatures]) -> WindowTokens:
         """Put F frames, not all of them empty, side by side, cap their number, and let tokens attend over time."""
         newest = frames[-1].stamp_ns
-        middle = torch.cat([f.fine_centers for f in frames]).mean(0)
-        middle[2] = 0.0  # height above the floor keeps its meaning
+        middle = torch.cat([f.fine_centers for f in frames]).mean(dim=0)
 
-        def positions(centers: torch.Tensor, stamp_ns: int) -> torch.Tensor:
-            time = centers.new_full((len(centers), 1), (stamp_ns - newest) * 1e-9)
-            return torch.cat([centers - middle, time], dim=1)
+        def positions(centers: list[torch.Tensor]) -> torch.Tensor:
+            ages = [(f.stamp_ns - newest) * 1e-9 for f in frames]
+            times = [c.new_full((len(c),), age) for c, age in zip(centers, ages, strict=True)]
+            return window_positions(torch.cat(centers), torch.cat(times), middle)
 
         tokens = torch.cat([f.tokens for f in frames])
-        token_positions = torch.cat([positions(f.token_centers, f.stamp_ns) for f in frames])
+        token_positions = positions([f.token_centers for f in frames])
         tokens, token_positions = select_tokens(tokens, token_positions, self.config.language_model.max_scene_tokens)
         mid = torch.cat([f.mid for f in frames])
-        mid_positions = torch.cat([positions(f.mid_centers, f.stamp_ns) for f in frames])
+        mid_positions = positions([f.mid_centers for f in frames])
         mid, mid_positions = select_tokens(mid, mid_positions, self.config.decoder.max_keys)
         fine = torch.cat([f.fine for f in frames])
-        fine_positions = torch.cat([positions(f.fine_centers, f.stamp_ns) for f in frames])
+        fine_positions = positions([f.fine_centers for f in frames])
         tokens = self.temporal(tokens, token_positions)
         return WindowTokens(tokens, token_positions, mid, mid_positions, fine, fine_positions)
 

@@ -282,17 +282,23 @@ def _run(blocks: nn.Module, features: Tensor, neighbours: Tensor | Pairs) -> Ten
     return features
 
 
-def pool_tokens(coarse: Tensor, centers: Tensor, cell_m: float) -> tuple[Tensor, Tensor]:
-    """Scene tokens: the mean of the coarse voxels of each cubic cell.
+def pool_tokens(
+    coarse: Tensor, centers: Tensor, cell_m: float, frame: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scene tokens: the mean of the coarse voxels of each cubic cell of each frame.
 
-    coarse [V, C]; centers float32[V, 3] metres. Returns tokens [T, C] and their centres float32[T, 3], in lexicographic
-    order of the cells, so that the result depends neither on the order of the voxels nor on the device.
+    coarse [V, C]; centers float32[V, 3] metres; frame int64[V], the frame that each voxel is of, None = all of frame 0.
+    Returns tokens [T, C], their centres float32[T, 3] and frames int64[T], in lexicographic order of frame and cell, so
+    that the result depends neither on the order of the voxels nor on the device.
     """
+    if frame is None:
+        frame = torch.zeros(len(centers), dtype=torch.int64, device=centers.device)
     if coarse.shape[0] == 0:
-        return coarse, centers
+        return coarse, centers, frame
     cells = torch.floor(centers / cell_m).to(torch.int64)
-    _, group = torch.unique(cells, dim=0, return_inverse=True)
+    found, group = torch.unique(torch.cat((frame[:, None], cells), dim=1), dim=0, return_inverse=True)
     order = torch.argsort(group, stable=True)  # summing sorted runs is deterministic; scattered adds on a GPU are not
     lengths = torch.bincount(group)
     tokens = torch.segment_reduce(coarse[order].float(), "mean", lengths=lengths, axis=0)
-    return tokens.to(coarse.dtype), torch.segment_reduce(centers[order], "mean", lengths=lengths, axis=0)
+    where = torch.segment_reduce(centers[order], "mean", lengths=lengths, axis=0)
+    return tokens.to(coarse.dtype), where, found[:, 0]
