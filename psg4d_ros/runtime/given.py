@@ -172,7 +172,7 @@ def segment_tubes(
     has no slot: those rows are what its ``slots`` >= Q mean. Nothing of the masks enters but which slot is whose."""
     count = len(tubes.objects)
     voxels = [
-        _voxels(aligned, frame, labels, count, window.origin)
+        tube_voxels(aligned, frame.point_voxel.cpu().numpy(), labels, count, window.origin)
         for aligned, frame, labels in zip(window.frames, frames, tubes.point_instance, strict=True)
     ]
     device = output.slot_states.device
@@ -194,7 +194,7 @@ def segment_tubes(
 
 
 @dataclass(frozen=True, eq=False)
-class _Voxels:
+class TubeVoxels:
     """How the points of P tubes fill a frame's voxels, one entry per voxel and tube in it (sparse).
 
     voxel: int64[E]. tube: int64[E], 0 = none, i + 1 = tube i. points: int64[E]. boxes: float64[P, 6], see Segmentation.
@@ -213,10 +213,11 @@ class _Voxels:
         return torch.from_numpy(table[:, 1:]).to(device)
 
 
-def _voxels(aligned: AlignedFrame, frame: FrameFeatures, labels: Int32, count: int, origin: Float64) -> _Voxels:
-    """A tube's box is measured as that of a predicted one, over the mean points of voxels, but of its own points only:
+def tube_voxels(aligned: AlignedFrame, point_voxel: Int64, labels: Int32, count: int, origin: Float64) -> TubeVoxels:
+    """The voxels of ``count`` tubes in a frame. point_voxel: int64[N], see VoxelGrid. labels: int32[N], 0 = none.
+
+    A tube's box is measured as that of a predicted one, over the mean points of voxels, but of its own points only:
     a voxel that two objects share must not widen either. Without a voxel it is the box of its points."""
-    point_voxel = frame.point_voxel.cpu().numpy()
     seen = point_voxel >= 0
     keys, entry, points = np.unique(
         point_voxel[seen] * (count + 1) + labels[seen], return_inverse=True, return_counts=True
@@ -228,7 +229,7 @@ def _voxels(aligned: AlignedFrame, frame: FrameFeatures, labels: Int32, count: i
     if np.isnan(boxes).any():
         of_points = label_boxes(torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(relative), count)
         boxes = np.where(np.isnan(boxes), of_points, boxes)
-    return _Voxels(voxel, tube, points, boxes)
+    return TubeVoxels(voxel, tube, points, boxes)
 
 
 def _match_slots(output: MaskOutput, share: Tensor, mask_threshold: float) -> Int64:

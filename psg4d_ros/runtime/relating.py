@@ -47,15 +47,30 @@ def measure_pairs(
     Stuff is never a subject: nobody asks what a wall does.
     """
     boxes = segmentation.boxes
+    pairs = nearest_pairs(last_boxes(boxes), max_pairs, np.array([i.is_thing for i in instances], bool))
+    return describe_pairs(pairs, boxes, window, torch.cat([f.fine_centers for f in frames]))
+
+
+def last_boxes(boxes: Float64) -> Float64:
+    """float64[P, 6]: of boxes float64[P, F, 6], NaN where not seen, the last one seen of each instance.
+
+    Every instance has a voxel in some frame, or it would have no points.
+    """
     visible = np.isfinite(boxes[:, :, 0])
-    # Every instance has a voxel in some frame, or it would have no points.
     last = boxes.shape[1] - 1 - np.argmax(visible[:, ::-1], axis=1)
-    newest = boxes[np.arange(len(boxes)), last]
-    pairs = nearest_pairs(newest, max_pairs, np.array([i.is_thing for i in instances], bool))
+    return boxes[np.arange(len(boxes)), last]
+
+
+def describe_pairs(pairs: Int64, boxes: Float64, window: Window, centers: torch.Tensor) -> PairInputs:
+    """How given pairs (int64[R, 2]) of instances lie and move.
+
+    boxes: float64[P, F, 6], see Segmentation. centers: float32[V, 3] of all finest voxels of the window, relative to
+    its origin: the extent of the scene.
+    """
     subject, object_ = pairs[:, 0], pairs[:, 1]
+    newest, visible = last_boxes(boxes), np.isfinite(boxes[:, :, 0])
     seen = visible[subject] & visible[object_]
     viewpoints = np.stack([f.T_core_sensor[:3, 3] - window.origin for f in window.frames])
-    centers = torch.cat([f.fine_centers for f in frames])
     extent = torch.cat([centers.amin(0), centers.amax(0)]).double().cpu().numpy()
     times_s = np.array([(f.stamp_ns - window.newest.stamp_ns) * 1e-9 for f in window.frames])
     return PairInputs(
