@@ -33,16 +33,11 @@ def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceCo
     """Give each voxel to the present slot with the highest presence x mask probability, then drop small instances."""
     counts = [len(f.fine) for f in frames]
     presence = output.presence_logits.float().sigmoid()
-    slots = torch.nonzero(presence >= config.presence_threshold).flatten()
-    if len(slots) == 0 or sum(counts) == 0:
+    if sum(counts) == 0:
         return _nothing(frames, presence)
-    mask_prob = output.mask_logits[slots].float().sigmoid()
-    # A slot only claims voxels its own mask holds; among claimants the more certain one wins, ties the lower slot.
-    claim = torch.where(
-        mask_prob >= config.mask_threshold, mask_prob * presence[slots, None], torch.zeros(()).to(mask_prob)
-    )
-    best, owner = claim.max(0)
-    voxel_owner = torch.where(best > 0, owner + 1, torch.zeros_like(owner))
+    slots, voxel_owner = claim_voxels(output.mask_logits, output.presence_logits, config)
+    if len(slots) == 0:
+        return _nothing(frames, presence)
     per_frame = voxel_owner.split(counts)
     point_owner = [_points_of(labels, f.point_voxel) for labels, f in zip(per_frame, frames, strict=True)]
     sizes = torch.stack([torch.bincount(p, minlength=len(slots) + 1) for p in point_owner]).sum(0)
@@ -55,6 +50,26 @@ def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceCo
     )
     labels = tuple(renumber[p].to("cpu", torch.int32).numpy() for p in point_owner)
     return Segmentation(slots[keep], presence[slots[keep]], labels, boxes)
+
+
+def claim_voxels(
+    mask_logits: torch.Tensor, presence_logits: torch.Tensor, config: InferenceConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The present slots int64[P], and int64[V] whose each voxel is: 0 = nobody's, i + 1 = that of the i-th of them.
+
+    mask_logits: [Q, V]. presence_logits: [Q]. A slot claims only voxels that its own mask holds; among claimants the
+    more certain one wins, ties the lower slot.
+    """
+    presence = presence_logits.float().sigmoid()
+    slots = torch.nonzero(presence >= config.presence_threshold).flatten()
+    if len(slots) == 0:
+        return slots, torch.zeros(mask_logits.shape[1], dtype=torch.int64, device=mask_logits.device)
+    mask_prob = mask_logits[slots].float().sigmoid()
+    claim = torch.where(
+        mask_prob >= config.mask_threshold, mask_prob * presence[slots, None], torch.zeros(()).to(mask_prob)
+    )
+    best, owner = claim.max(0)
+    return slots, torch.where(best > 0, owner + 1, torch.zeros_like(owner))
 
 
 def _nothing(frames: list[FrameFeatures], presence: torch.Tensor) -> Segmentation:
