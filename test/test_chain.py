@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from psg4d_ros.config import LanguageModelConfig
 from psg4d_ros.errors import ConfigError
 from psg4d_ros.model.chain import DescribedObject, PairQuestion, SceneChain
+from psg4d_ros.model.generate import answer_log_probs
 from psg4d_ros.model.language_model import LanguageModel, tiny_language_model, visibility_bias
 from psg4d_ros.model.prompt import list_text, prefix
 
@@ -203,6 +204,83 @@ def test_questions_packed_into_one_pass_are_answered_as_if_alone(chain):
     assert torch.allclose(both.pair_hidden, torch.cat([a, b]), atol=1e-4)
 
 
+FEW = [DescribedObject(0, "cup"), DescribedObject(1, "table", ("brown",))]
+NONE = torch.zeros(0, 2, dtype=torch.int64)
+
+
+def batch_questions():
+    """Lists and numbers of pairs differ, one window asks nothing, and one has no motion and states."""
+    rows = inputs()
+    few = {"geometry": torch.ones(1, G), "motion": torch.ones(1, M), "slot_states": torch.ones(2, D)}
+    return [
+        PairQuestion(OBJECTS, PAIRS, **rows),
+        PairQuestion(FEW, torch.tensor([[0, 1]]), **few),
+        PairQuestion(OBJECTS[:2], NONE, torch.zeros(0, G)),
+        PairQuestion(OBJECTS[:2], PAIRS[:2], rows["geometry"][:2]),
+    ]
+
+
+@pytest.mark.parametrize("tokens", [0, 9])
+def test_windows_of_a_batch_are_answered_as_if_alone(tokens):
+    chain = open_chain()
+    scenes = [scene(chain, tokens, seed) for seed in range(4)]
+    with torch.inference_mode():
+        together = chain.turn1_batch(torch.stack(scenes))
+        asked = chain.turn2_batch(together, batch_questions())
+        for tokens_of, first, second, q in zip(scenes, together, asked, batch_questions(), strict=True):
+            alone = chain.turn1(tokens_of)
+            assert (first.prefix_length, first.position) == (alone.prefix_length, alone.position)
+            torch.testing.assert_close(first.slot_hidden, alone.slot_hidden, rtol=1e-5, atol=1e-5)
+            answer = chain.turn2(alone, q.objects, q.pairs, q.geometry, q.motion, q.slot_states)
+            torch.testing.assert_close(second.pair_hidden, answer.pair_hidden, rtol=1e-5, atol=1e-5)
+            assert torch.equal(second.positions, answer.positions)
+            assert second.visible.shape == (len(q.pairs), second.cache.length)
+            assert torch.equal(second.visible.sum(dim=1), answer.visible.sum(dim=1))
+
+
+def test_an_answer_goes_on_from_a_window_of_a_batch_as_from_one_alone():
+    """Each window's cache is its own, and what was padded is not read."""
+    chain = open_chain()
+    lm, questions = chain.language_model, batch_questions()
+    scenes = torch.stack([scene(chain, seed=seed) for seed in range(4)])
+    words = lm.encode(" on")
+
+    @torch.inference_mode()
+    def log_probs(branches):
+        return answer_log_probs(lm, branches, [words] * len(branches.hidden))
+
+    firsts = chain.turn1_batch(scenes)
+    for i, (first, second) in enumerate(zip(firsts, chain.turn2_batch(firsts, questions), strict=True)):
+        alone = chain.turn1(scenes[i])
+        for got, want in (
+            (first, alone),
+            (second, chain.turn2_batch([alone], [questions[i]])[0]),
+        ):
+            for a, b in zip(log_probs(got.branches()), log_probs(want.branches()), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_of_a_batch_do_not_learn_from_each_other():
+    chain = open_chain()
+    tokens = torch.stack([scene(chain, seed=seed) for seed in range(4)]).requires_grad_()
+    firsts = chain.turn1_batch(tokens)
+    seconds = chain.turn2_batch(firsts, batch_questions())
+    for i in (0, 1, 3):
+        for said in (firsts[i].slot_hidden, seconds[i].pair_hidden):
+            (grad,) = torch.autograd.grad(said.square().sum(), tokens, retain_graph=True)
+            assert torch.isfinite(grad).all()
+            assert [bool(g.any()) for g in grad] == [k == i for k in range(4)]
+
+
+def test_windows_that_do_not_fit_together_are_refused(chain):
+    one, other = chain.turn1(scene(chain)), chain.turn1(scene(chain, 5))
+    questions = batch_questions()
+    with pytest.raises(ValueError, match="equal numbers of scene tokens"):
+        chain.turn2_batch([one, other], questions[:2])
+    with pytest.raises(ValueError, match=r"1 windows .* 2 questions"):
+        chain.turn2_batch([one], questions[:2])
+
+
 def test_gradients_flow_from_pairs_through_both_turns_to_scene_tokens_and_slots(chain):
     tokens = scene(chain).requires_grad_()
     first = chain.turn1(tokens)
@@ -262,5 +340,7 @@ def test_objects_are_named_against_any_list_of_words(chain):
         state = torch.randn(Q, H)
         a = chain.name_objects(hidden, state, ["chair", "floor"])[0]
         assert torch.allclose(a, chain.name_objects(hidden, state, ["chair", "floor", "cup"])[0][:, :2], atol=1e-5)
+        two = chain.name_objects(hidden.expand(2, -1, -1), state.expand(2, -1, -1), ["chair", "floor"], ["red"])
+        assert torch.allclose(two[0], a.expand(2, -1, -1), atol=1e-5) and two[1].shape == (2, Q, 1)
         alone = chain.name_objects(None, state, ["chair", "floor"])[0]
         assert torch.isfinite(alone).all() and not torch.allclose(alone, a)

@@ -4,8 +4,8 @@ Turn 1 reads instruction, scene tokens and slots. Scene tokens are a set: they s
 their order does not matter. Slots see the text before them and each other, at one position. Turn 2 extends turn 1's
 cache (without the slots) by the list of described objects and one token per candidate pair. A pair sees the text before
 it and itself, and all pairs share one position, so that adding, removing or reordering pairs changes no other pair's
-state. After the idea of "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025); one token per
-pair is ours.
+state. Windows of a batch go through a pass side by side and do not see each other. After the idea of "Learning 4D
+Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025); one token per pair is ours.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from psg4d_ros.model.label_head import LabelHead
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel, visibility_bias
@@ -93,8 +94,9 @@ class PairQuestion:
 
 @dataclass(frozen=True, eq=False)
 class Turn2:
-    """pair_hidden: [R, H], the pairs of all questions in order. cache: all tokens; the pairs are its last R, each at
-    its own entry of ``positions`` int64[R] and seeing ``visible`` bool[R, K], itself included."""
+    """pair_hidden: [R, H], the pairs of all questions in order. cache: K tokens, padding among them where windows of a
+    batch differ; the pairs are its last R, each at its own entry of ``positions`` int64[R] and seeing ``visible``
+    bool[R, K], itself included."""
 
     pair_hidden: Tensor
     cache: KeyValueCache
@@ -163,13 +165,18 @@ class SceneChain(nn.Module):
 
     def turn1(self, scene_tokens: Tensor) -> Turn1:
         """Read instruction, scene tokens [S, H] (S may be 0) and the slots; one pass."""
+        return self.turn1_batch(scene_tokens[None])[0]
+
+    def turn1_batch(self, scene_tokens: Tensor) -> list[Turn1]:
+        """Turn 1 of B windows with S scene tokens each, [B, S, H], in one pass. Their caches are views of one."""
         lm, device = self.language_model, scene_tokens.device
-        text = prefix(lm)
-        head, scene, tail, slots = len(text.head), len(scene_tokens), len(text.tail), len(self.slots)
+        text, windows = prefix(lm), len(scene_tokens)
+        head, scene, tail, slots = len(text.head), scene_tokens.shape[1], len(text.tail), len(self.slots)
         before = head + scene + tail
         position = head + 1 + tail
         lm.check_length(position + 1)
-        x = torch.cat([lm.embed(text.head), scene_tokens.float(), lm.embed(text.tail), self.slots])
+        around = [x.expand(windows, -1, -1) for x in (lm.embed(text.head), lm.embed(text.tail), self.slots)]
+        x = torch.cat([around[0], scene_tokens.float(), *around[1:]], dim=1)
         visible = torch.ones(before + slots, before + slots, dtype=torch.bool, device=device).tril()
         visible[head : head + scene, head : head + scene] = True
         visible[before:, before:] = True
@@ -181,8 +188,8 @@ class SceneChain(nn.Module):
                 torch.full((slots,), position),
             ]
         ).to(device)
-        hidden, cache = lm(x[None], visibility_bias(visible), positions)
-        return Turn1(hidden[0, before:], cache, before, position)
+        hidden, cache = lm(x, visibility_bias(visible), positions)
+        return [Turn1(hidden[i, before:], _window(cache, i), before, position) for i in range(windows)]
 
     def name_objects(
         self,
@@ -191,7 +198,7 @@ class SceneChain(nn.Module):
         class_phrases: Sequence[str],
         attribute_phrases: Sequence[str] = (),
     ) -> tuple[Tensor, Tensor]:
-        """Class logits [P, classes] (softmax) and attribute logits [P, attributes] (sigmoid each); see LabelHead."""
+        """Class logits [*, P, classes] (softmax), attribute logits [*, P, attributes] (sigmoid each); see LabelHead."""
         classes = self.language_model.phrase_embeddings(class_phrases)
         attributes = self.language_model.phrase_embeddings(attribute_phrases)
         return self.label_head(slot_hidden, class_embeddings, classes, attributes)
@@ -206,45 +213,75 @@ class SceneChain(nn.Module):
         slot_states: Tensor | None = None,
     ) -> Turn2:
         """Read the list of objects and ask for R pairs, in one pass; turn1 stays as it is. Arguments: PairQuestion."""
-        return self.turn2_packed(turn1, [PairQuestion(objects, pairs, geometry, motion, slot_states)])
+        return self.turn2_batch([turn1], [PairQuestion(objects, pairs, geometry, motion, slot_states)])[0]
+
+    def turn2_batch(self, turn1s: Sequence[Turn1], questions: Sequence[PairQuestion]) -> list[Turn2]:
+        """Turn 2 of several windows, one question each, in one pass.
+
+        Raises ValueError when the texts with the scenes differ in length, or there are not as many as questions.
+        """
+        return self._ask(turn1s, [[question] for question in questions])
 
     def turn2_packed(self, turn1: Turn1, questions: Sequence[PairQuestion]) -> Turn2:
         """Turn 2 for several lists after one text, in one pass; no question sees another's list or pairs.
 
         Serves training on images: all of a batch share the text without a scene.
         """
-        lm, device = self.language_model, turn1.slot_hidden.device
-        before = turn1.prefix_length
-        texts = [list_text(lm, q.objects) for q in questions]
-        words, rows = sum(len(t.ids) for t in texts), sum(len(q.pairs) for q in questions)
-        lm.check_length(turn1.position + max((len(t.ids) for t in texts), default=0) + 1)
-        total = before + words + rows
+        return self._ask([turn1], [questions])[0]
+
+    def _ask(self, turn1s: Sequence[Turn1], packs: Sequence[Sequence[PairQuestion]]) -> list[Turn2]:
+        """One pass over windows side by side, each with its questions: all their lists, then all their pairs.
+
+        Lists and pairs are padded to the longest. No token sees the padding; what it sees itself is of no account.
+        """
+        before, lm, device = _common_length(turn1s, packs), self.language_model, turn1s[0].slot_hidden.device
+        start = turn1s[0].position
+        texts = [[list_text(lm, q.objects) for q in pack] for pack in packs]
+        lm.check_length(start + max((len(t.ids) for pack in texts for t in pack), default=0) + 1)
+        words = max(sum(len(t.ids) for t in pack) for pack in texts)
+        counts = [sum(len(q.pairs) for q in pack) for pack in packs]
+        rows = max(counts)
         if rows == 0:
-            empty = torch.zeros(0, total - words, dtype=torch.bool, device=device)
-            return Turn2(turn1.slot_hidden[:0], turn1.cache.crop(before), empty, empty.new_zeros(0, dtype=torch.int64))
-        # Order of the tokens: all lists, then all pairs. Built on the CPU, moved once.
-        visible = torch.zeros(words + rows, total, dtype=torch.bool)
-        visible[:, :before] = True
-        positions = torch.empty(words + rows, dtype=torch.int64)
+            empty = torch.zeros(0, before, dtype=torch.bool, device=device)
+            nowhere = empty.new_zeros(0, dtype=torch.int64)
+            return [Turn2(t.slot_hidden[:0], t.cache.crop(before), empty, nowhere) for t in turn1s]
+        # Built on the CPU, moved once.
+        visible = torch.zeros(len(packs), words + rows, before + words + rows, dtype=torch.bool)
+        visible[:, :, :before] = True
+        visible[:, :, before:] = torch.eye(words + rows, dtype=torch.bool)
+        positions = torch.full((len(packs), words + rows), start)
         inputs: list[Tensor] = []
-        pair_inputs: list[Tensor] = []
-        word, row = 0, words
-        for question, text in zip(questions, texts, strict=True):
-            length, count = len(text.ids), len(question.pairs)
-            own = slice(before + word, before + word + length)
-            visible[word : word + length, own] = torch.ones(length, length, dtype=torch.bool).tril()
-            visible[row : row + count, own] = True
-            positions[word : word + length] = torch.arange(turn1.position, turn1.position + length)
-            positions[row : row + count] = turn1.position + length
-            inputs.append(self._list_inputs(question, text.ids, text.entries))
-            phrases = lm.phrase_embeddings([o.label for o in question.objects])
-            pair_inputs.append(self.pair_embedding(question, phrases))
-            word, row = word + length, row + count
-        visible[words:, before + words :] = torch.eye(rows, dtype=torch.bool)
+        for sees, where, pack, pack_texts in zip(visible, positions, packs, texts, strict=True):
+            lists: list[Tensor] = []
+            pairs: list[Tensor] = []
+            word, row = 0, words
+            for question, text in zip(pack, pack_texts, strict=True):
+                length, count = len(text.ids), len(question.pairs)
+                own = slice(before + word, before + word + length)
+                sees[word : word + length, own] = torch.ones(length, length, dtype=torch.bool).tril()
+                sees[row : row + count, own] = True
+                where[word : word + length] = torch.arange(start, start + length)
+                where[row : row + count] = start + length
+                lists.append(self._list_inputs(question, text.ids, text.entries))
+                phrases = lm.phrase_embeddings([o.label for o in question.objects])
+                pairs.append(self.pair_embedding(question, phrases))
+                word, row = word + length, row + count
+            inputs.append(torch.cat([_padded(lists, words), _padded(pairs, rows)]))
         visible, positions = visible.to(device), positions.to(device)
-        x = torch.cat(inputs + pair_inputs)
-        hidden, cache = lm(x[None], visibility_bias(visible), positions, turn1.cache.crop(before))
-        return Turn2(hidden[0, words:], cache, visible[words:], positions[words:])
+        past = _side_by_side([t.cache.crop(before) for t in turn1s])
+        hidden, cache = lm(torch.stack(inputs), visibility_bias(visible)[:, None], positions, past)
+        answers = []
+        for i, count in enumerate(counts):
+            end = words + count
+            answers.append(
+                Turn2(
+                    hidden[i, words:end],
+                    _window(cache, i).crop(before + end),
+                    visible[i, words:end, : before + end],
+                    positions[i, words:end],
+                )
+            )
+        return answers
 
     def _list_inputs(
         self, question: PairQuestion, ids: tuple[int, ...], entries: tuple[tuple[int, ...], ...]
@@ -256,3 +293,32 @@ class SceneChain(nn.Module):
         where = torch.tensor([i for entry in entries for i in entry], device=x.device)
         whose = torch.tensor([k for k, entry in enumerate(entries) for _ in entry], device=x.device)
         return x.index_add(0, where, marks[whose])
+
+
+def _common_length(turn1s: Sequence[Turn1], packs: Sequence[Sequence[PairQuestion]]) -> int:
+    """Number of tokens before the slots, the same for all windows."""
+    lengths = {t.prefix_length for t in turn1s}
+    if len(turn1s) != len(packs) or len(lengths) != 1:
+        raise ValueError(
+            f"{len(turn1s)} windows of {sorted(lengths)} tokens and {len(packs)} questions, expected one question for "
+            "each window and windows with equal numbers of scene tokens"
+        )
+    return lengths.pop()
+
+
+def _window(cache: KeyValueCache, index: int) -> KeyValueCache:
+    """One window's part of a batch's cache (views, nothing is copied)."""
+    return KeyValueCache(tuple((k[index : index + 1], v[index : index + 1]) for k, v in cache.layers))
+
+
+def _side_by_side(caches: Sequence[KeyValueCache]) -> KeyValueCache:
+    if len(caches) == 1:
+        return caches[0]
+    layers = zip(*(cache.layers for cache in caches), strict=True)
+    return KeyValueCache(tuple((torch.cat([k for k, _ in x]), torch.cat([v for _, v in x])) for x in layers))
+
+
+def _padded(parts: Sequence[Tensor], length: int) -> Tensor:
+    """[length, H]: the parts one after another, then zeros."""
+    x = torch.cat(list(parts))
+    return pad(x, (0, 0, 0, length - len(x)))
