@@ -6,8 +6,9 @@ only while somebody looks at them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from psg4d_ros.errors import DatasetError
 from psg4d_ros.structures import Float32, Float64, Int32, Int64, PointFrame, check_array
@@ -67,7 +68,8 @@ class Recording:
     stamps_ns: int64[F], strictly increasing. open_frames: starts a new pass over the F frames, in order of time.
     boxes: float32[F, O, 2, 3], lower and upper corner of each object's box in the world frame (metres), NaN where the
     object is absent; for data sets that annotate boxes instead of points (their frames hold no points). None: boxes
-    follow from the points. Raises DatasetError when objects, relations and frames do not fit together.
+    follow from the points. select_frames: see ``frames``, for sources that need not make every frame for it.
+    Raises DatasetError when objects, relations and frames do not fit together.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Recording:
     stamps_ns: Int64
     open_frames: Callable[[], Iterator[LabelledFrame]]
     boxes: Float32 | None = None
+    select_frames: Callable[[Sequence[int]], Iterator[LabelledFrame]] | None = None
 
     def __post_init__(self) -> None:
         frames = len(self.stamps_ns)
@@ -103,3 +106,11 @@ class Recording:
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
+
+    def frames(self, numbers: Sequence[int]) -> list[LabelledFrame]:
+        """The frames of these numbers (0 to F - 1, ascending), with no more work than the source's form demands."""
+        if self.select_frames is not None:
+            return list(self.select_frames(numbers))
+        wanted = set(numbers)
+        started = islice(self.open_frames(), max(wanted, default=-1) + 1)
+        return [labelled for number, labelled in enumerate(started) if number in wanted]

@@ -9,10 +9,14 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,12 +61,19 @@ class SceneData:
 
     def recording(self) -> Recording:
         """The scene as training and evaluation see it. Raises DatasetError when its truth contradicts itself."""
-        return Recording(self.name, self.objects, self.relations, self.stamps_ns, self._frames)
+        return Recording(
+            self.name, self.objects, self.relations, self.stamps_ns, self._frames, select_frames=self._select
+        )
 
     def _frames(self) -> Iterator[LabelledFrame]:
-        for number, scan in enumerate(self.open_scans()):
-            frame, instance = scan_frame(self.sensor, scan, int(self.stamps_ns[number]))
-            yield LabelledFrame(frame, self.T_world_sensor(number), instance)
+        return self._select(range(len(self.stamps_ns)))
+
+    def _select(self, numbers: Sequence[int]) -> Iterator[LabelledFrame]:
+        wanted = set(numbers)
+        for number, scan in enumerate(islice(self.open_scans(), max(wanted, default=-1) + 1)):
+            if number in wanted:
+                frame, instance = scan_frame(self.sensor, scan, int(self.stamps_ns[number]))
+                yield LabelledFrame(frame, self.T_world_sensor(number), instance)
 
 
 def sensor_pose(sensor: Sensor, mount_pose: Float64) -> Float64:
@@ -139,8 +150,8 @@ def _write_entry(archive: zipfile.ZipFile, name: str, content: bytes | memoryvie
 def read_scene(path: Path) -> SceneData:
     """The annotation of a scene file; its images are read when somebody looks at the frames.
 
-    Raises DatasetError, naming the file and what is wrong with it: at once for the annotation, at the first frame for
-    the images.
+    Raises DatasetError, naming the file and what is wrong with it: at once for the annotation, when their frames are
+    read for the images.
     """
     with _opened(path) as archive:
         raw = _content(path, archive, _ANNOTATION, _MAX_ANNOTATION_BYTES)
@@ -186,47 +197,74 @@ class _opened:
         self._archive.close()
 
 
-def _content(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """An entry's bytes, refused when there are more than ``most``, whatever the archive's directory claims."""
+@contextmanager
+def _faults_of(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[None]:
+    """What goes wrong while an entry is read, as a DatasetError."""
     try:
-        with archive.open(name) as file:
-            content = file.read(most + 1)
+        yield
     except KeyError:
         raise DatasetError(f"{path} has no {name}; it holds {', '.join(archive.namelist()[:8]) or 'nothing'}") from None
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError) as error:
         raise DatasetError(f"{path}: {name} is damaged: {error or 'it ends too early'}") from error
+
+
+def _content(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """An entry's bytes, refused when there are more than ``most``, whatever the archive's directory claims."""
+    with _faults_of(path, archive, name), archive.open(name) as file:
+        content = file.read(most + 1)
     if len(content) > most:
         raise DatasetError(f"{path}: {name} holds more than the {most} bytes expected")
     return content
 
 
 def _read_scans(path: Path, sensor: Sensor, frames: int) -> Iterator[Scan]:
+    """The arrays are read side by side: whoever stops early has not unpacked the rest."""
     second = "colors" if sensor.kind == "depth" else "intensity"
+    shape = (frames, *sensor.shape)
     with _opened(path) as archive:
-        shape = (frames, *sensor.shape)
-        ranges = _array(path, archive, "ranges", np.dtype("<u2"), shape)
-        instance = _array(path, archive, "instance", np.dtype("<u2"), shape)
-        extra = _array(path, archive, second, np.dtype("u1"), (*shape, 3) if second == "colors" else shape)
-    for number in range(frames):
-        colors, intensity = (extra[number], None) if second == "colors" else (None, extra[number])
-        yield Scan(ranges[number], colors, intensity, instance[number])
+        ranges = _rows(path, archive, "ranges", np.dtype("<u2"), shape)
+        instance = _rows(path, archive, "instance", np.dtype("<u2"), shape)
+        extra = _rows(path, archive, second, np.dtype("u1"), (*shape, 3) if second == "colors" else shape)
+        for measured, owner, more in zip(ranges, instance, extra, strict=True):
+            colors, intensity = (more, None) if second == "colors" else (None, more)
+            yield Scan(measured, colors, intensity, owner)
 
 
-def _array(
+def _rows(
     path: Path, archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> NDArray[Any]:
-    expected = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    buffer = io.BytesIO(_content(path, archive, f"{name}.npy", expected + 4096))
+) -> Iterator[NDArray[Any]]:
+    """An array of the archive, entry by entry of its first axis; never more of it than the annotation speaks of."""
+    entry, row_bytes = f"{name}.npy", int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    with _faults_of(path, archive, entry):
+        file = archive.open(entry)
+    with file:
+        with _faults_of(path, archive, entry):
+            wrong = _wrong_header(file, dtype, shape)
+        if wrong:
+            raise DatasetError(f"{path}: {entry} is not the array it should be: {wrong}")
+        for number in range(shape[0]):
+            with _faults_of(path, archive, entry):
+                content = file.read(row_bytes)
+            if len(content) < row_bytes:
+                raise DatasetError(f"{path}: {entry} is damaged: it ends in frame {number} of {shape[0]}")
+            yield np.frombuffer(content, dtype).reshape(shape[1:])
+        with _faults_of(path, archive, entry):
+            if file.read(1):
+                raise DatasetError(f"{path}: {entry} holds more than the {shape[0]} frames expected")
+
+
+def _wrong_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    """What is wrong with an array's header, "" if nothing is."""
     try:
-        version = np.lib.format.read_magic(buffer)
+        version = np.lib.format.read_magic(file)
         if version != (1, 0):
-            raise ValueError(f"version {version}, expected (1, 0)")
-        found_shape, fortran, found = np.lib.format.read_array_header_1_0(buffer)
-        if (found_shape, found, fortran) != (shape, dtype, False):
-            raise ValueError(f"{found} {found_shape}, expected {dtype} {shape} as the annotation says")
-        return np.frombuffer(buffer.getbuffer(), dtype, offset=buffer.tell()).reshape(shape)
-    except ValueError as error:
-        raise DatasetError(f"{path}: {name}.npy is not the array it should be: {error}") from error
+            return f"version {version}, expected (1, 0)"
+        found_shape, fortran, found = np.lib.format.read_array_header_1_0(file)
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # the header is a Python literal
+        return str(error)
+    if (found_shape, found, fortran) != (shape, dtype, False):
+        return f"{found} {found_shape}, expected {dtype} {shape} as the annotation says"
+    return ""
 
 
 def _annotation(scene: SceneData) -> dict[str, Any]:
@@ -273,9 +311,8 @@ def _scene(path: Path, values: Any) -> SceneData:
         what = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise DatasetError(f"{place}: {what}") from error
     frames = len(stamps)
-    scene = SceneData(
-        name, sensor, stamps, poses, objects, relations, lambda: _read_scans(path, sensor, frames), settings
-    )
+    open_scans = partial(_read_scans, path, sensor, frames)  # no lambda: a recording goes to other processes
+    scene = SceneData(name, sensor, stamps, poses, objects, relations, open_scans, settings)
     try:
         scene.recording()  # checks ids, spans and stamps
     except DatasetError as error:
