@@ -245,12 +245,12 @@ def _rows(
         for number in range(shape[0]):
             with _faults_of(path, archive, entry):
                 content = file.read(row_bytes)
+                more = file.read(1) if number + 1 == shape[0] else b""  # the checksum is compared at the very end
             if len(content) < row_bytes:
                 raise DatasetError(f"{path}: {entry} is damaged: it ends in frame {number} of {shape[0]}")
-            yield np.frombuffer(content, dtype).reshape(shape[1:])
-        with _faults_of(path, archive, entry):
-            if file.read(1):
+            if more:
                 raise DatasetError(f"{path}: {entry} holds more than the {shape[0]} frames expected")
+            yield np.frombuffer(content, dtype).reshape(shape[1:])
 
 
 def _wrong_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
