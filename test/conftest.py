@@ -55,6 +55,30 @@ def kinect_bag() -> Path:
 
 
 @pytest.fixture
+def make_predictor(tiny_checkpoint):
+    """Make a WindowPredictor that lets every relation through; the weights count as trained, so OK can be told."""
+    import torch
+
+    from psg4d_ros.checkpoint import load_checkpoint
+    from psg4d_ros.config import InferenceConfig
+    from psg4d_ros.runtime.predictor import WindowPredictor
+
+    def make(**inference) -> WindowPredictor:
+        config = InferenceConfig(**{"device": "cpu", "relation_threshold": 0.0, **inference})
+        return WindowPredictor(load_checkpoint(tiny_checkpoint, torch.device("cpu")), config, trained=True)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def box_scene():
+    """The boxes' scene, recorded once; for what only reads it."""
+    from recorded_boxes import record_boxes
+
+    return record_boxes()
+
+
+@pytest.fixture
 def room():
     """Make a PointFrame of a floor with boxes on it, z up, that moves with time: room(stamp_ns, points, seed)."""
     from psg4d_ros.structures import PointFrame

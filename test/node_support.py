@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from ros_support import cloud_message, room, ros_context, spinning, values, wait_until
+from ros_support import Process, cloud_message, own_domain, room, ros_context, spinning, values, wait_until
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
@@ -117,6 +120,37 @@ def make_node(context: Any, checkpoint: Path, namespace: str = "", **parameters:
         use_global_arguments=False,
         parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
     )
+
+
+def play_to_node(bag: Path, checkpoint: Path, *heard: str, **environment: str) -> tuple[dict[str, Any], str, str]:
+    """Player, node and a listener as processes of their own, until the listener has said all of ``heard``.
+
+    Returns the messages that it heard, by topic, and what the node and the player printed. All of them end with 0.
+    """
+    domain, python = own_domain(), sys.executable
+    remaps = ["--ros-args", "-r", "~/input/points:=/points"]
+    for setting in ("inference.threads:=1", "use_sim_time:=true", f"checkpoint:={checkpoint}"):
+        remaps += ["-p", setting]
+    listener = Process([python, str(Path(__file__).parent / "ros_listener.py")], domain, **environment)
+    node = Process([python, "-m", "psg4d_ros.ros.node", *remaps], domain, **environment)
+    processes = [listener, node]
+    try:
+        node.wait_for("loaded tiny")
+        listener.wait_for("ready")
+        arguments = [str(bag), "--publish-as", "/points", "--wait-for-subscribers", "1"]
+        player = Process([python, "-m", "psg4d_ros.ros.bag_player", *arguments], domain, **environment)
+        processes.append(player)
+        assert player.ended(90.0) == 0, player.output
+        for line in heard:
+            listener.wait_for(line)
+        node.signal(signal.SIGINT)
+        assert node.ended() == 0, node.output
+        listener.signal(signal.SIGTERM)
+        assert listener.ended() == 0, listener.output
+    finally:
+        for process in processes:
+            process.kill()
+    return json.loads(listener.output.splitlines()[-1]), node.output, player.output
 
 
 @contextmanager

@@ -23,33 +23,19 @@ from given_scenes import (
     window_of,
 )
 
-from psg4d_ros.checkpoint import load_checkpoint
-from psg4d_ros.config import InferenceConfig
 from psg4d_ros.model.chain import DescribedObject
 from psg4d_ros.runtime import predictor as predictor_module
 from psg4d_ros.runtime.given import GivenObject, GivenTubes
-from psg4d_ros.runtime.predictor import WindowPredictor
 from psg4d_ros.structures import GraphStatus, PointFrame, Window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def make(tiny_checkpoint):
-    """Make a WindowPredictor that lets every relation through; the weights count as trained, so OK can be told."""
-
-    def predictor(**inference) -> WindowPredictor:
-        config = InferenceConfig(**{"device": "cpu", "relation_threshold": 0.0, **inference})
-        return WindowPredictor(load_checkpoint(tiny_checkpoint, torch.device("cpu")), config, trained=True)
-
-    return predictor
-
-
 # Labels
 
 
-def test_predcls_asks_turn_2_about_the_given_labels(make, spy):
-    predictor = make()
+def test_predcls_asks_turn_2_about_the_given_labels(make_predictor, spy):
+    predictor = make_predictor()
     asked, scored = spy(predictor.model.chain, "turn2"), spy(predictor.model.relation_head, "forward")
     window, given = scene(objects=(TABLE, GivenObject(40, "human"), GivenObject(7, "grail")))
     prediction = predictor.predict(window, given)
@@ -64,8 +50,8 @@ def test_predcls_asks_turn_2_about_the_given_labels(make, spy):
     assert [(i.score, i.alternatives) for i in prediction.instances] == [(1.0, ())] * 3
 
 
-def test_the_given_labels_are_in_the_text_that_turn_2_reads(make, spy):
-    predictor = make()
+def test_the_given_labels_are_in_the_text_that_turn_2_reads(make_predictor, spy):
+    predictor = make_predictor()
     read = spy(predictor.model.language_model, "embed")
     window, given = scene(objects=(GivenObject(3, "zither"), PERSON, CUP))
     predictor.predict(window, given)
@@ -74,16 +60,16 @@ def test_the_given_labels_are_in_the_text_that_turn_2_reads(make, spy):
     assert any(text[i : i + len(word)] == word for text in texts for i in range(len(text)))
 
 
-def test_a_given_label_brings_its_kind_and_stuff_is_never_a_subject(make):
+def test_a_given_label_brings_its_kind_and_stuff_is_never_a_subject(make_predictor):
     window, given = scene(objects=(GivenObject(3, "table", is_thing=False), PERSON, CUP))
-    prediction = make().predict(window, given)
+    prediction = make_predictor().predict(window, given)
     assert [i.is_thing for i in prediction.instances] == [False, True, True]
     assert {r.subject for r in prediction.relations} == {1, 2}
     assert {r.object for r in prediction.relations} == {0, 1, 2}
 
 
-def test_sgcls_names_each_tube_by_the_slot_that_lies_there(make, spy):
-    predictor = make()
+def test_sgcls_names_each_tube_by_the_slot_that_lies_there(make_predictor, spy):
+    predictor = make_predictor()
     masks = spy(predictor.backend, "decode_masks", slots_at({6: -2.0, 1: 2.0, 4: 0.0}))
     turn1, named = spy(predictor.model.chain, "turn1"), spy(predictor.model.chain, "name_objects")
     asked = spy(predictor.model.chain, "turn2")
@@ -105,12 +91,12 @@ def test_sgcls_names_each_tube_by_the_slot_that_lies_there(make, spy):
 # Tubes
 
 
-def test_predcls_owes_the_mask_decoder_nothing_but_states(make, spy):
+def test_predcls_owes_the_mask_decoder_nothing_but_states(make_predictor, spy):
     """Whatever the masks say, the same pairs are asked, measured in the same way, with the same text."""
     window, given = scene()
     found = []
     for edit in (slots_at({0: -2.0, 1: 0.0, 2: 2.0}), slots_at({5: 0.1, 2: -2.0}, {5: -3.0}), NOTHING):
-        predictor = make()
+        predictor = make_predictor()
         spy(predictor.backend, "decode_masks", edit)
         asked, scored = spy(predictor.model.chain, "turn2"), spy(predictor.model.relation_head, "forward")
         prediction = predictor.predict(window, given)
@@ -128,10 +114,10 @@ def test_predcls_owes_the_mask_decoder_nothing_but_states(make, spy):
         assert not torch.equal(asked.slot_states, first_asked.slot_states), "these are the decoder's"
 
 
-def test_predicted_tubes_given_back_with_their_labels_are_related_as_before(make, spy):
+def test_predicted_tubes_given_back_with_their_labels_are_related_as_before(make_predictor, spy):
     """There is no second way from tubes to relations."""
     window, _ = scene()
-    predictor = make()
+    predictor = make_predictor()
     spy(predictor.backend, "decode_masks", slots_at({1: -2.0, 4: 0.0, 6: 2.0}))
     asked = spy(predictor.model.chain, "turn2")
     predicted = predictor.predict(window)
@@ -157,10 +143,10 @@ def test_predicted_tubes_given_back_with_their_labels_are_related_as_before(make
         assert scores(again)[relation] == pytest.approx(scores(predicted)[relation], abs=1e-3)
 
 
-def test_every_point_keeps_its_object_whatever_the_limits_are(make):
+def test_every_point_keeps_its_object_whatever_the_limits_are(make_predictor):
     """Too few points, no presence, cut by the cap on points: none of it matters to a given tube."""
     window, given = scene()
-    prediction = make(presence_threshold=1.0, min_points=100000, max_points=300).predict(window, given)
+    prediction = make_predictor(presence_threshold=1.0, min_points=100000, max_points=300).predict(window, given)
     assert prediction.status is GraphStatus.DEGRADED_TRUNCATED
     row = np.zeros(41, np.int32)
     row[[3, 7, 40]] = [1, 2, 3]
@@ -169,8 +155,8 @@ def test_every_point_keeps_its_object_whatever_the_limits_are(make):
     assert given.ids_of(prediction).tolist() == [0, 3, 7, 40]
 
 
-def test_an_object_that_the_voxel_cap_cut_away_is_measured_by_its_points(make, spy):
-    predictor = make(max_voxels=200)
+def test_an_object_that_the_voxel_cap_cut_away_is_measured_by_its_points(make_predictor, spy):
+    predictor = make_predictor(max_voxels=200)
     cached, measured = spy(predictor.cache, "features"), spy(predictor_module, "measure_pairs")
     far = {40: -2.0, 3: 0.0, 7: 60.0}  # the cap keeps what is nearest to the sensor
     window, given = scene(places=far)
@@ -189,7 +175,7 @@ def test_an_object_that_the_voxel_cap_cut_away_is_measured_by_its_points(make, s
     assert {(r.subject, r.object) for r in prediction.relations} >= {(1, 0), (0, 1)}
 
 
-def test_a_box_is_of_the_objects_own_points_alone(make, spy):
+def test_a_box_is_of_the_objects_own_points_alone(make_predictor, spy):
     """Two objects in one voxel: neither widens the other's box; boxes are those of mean points, as for predictions."""
     points = np.array([[1.001, 0, 0], [1.003, 0, 0], [1.040, 0, 0], [1.060, 0, 0], [9, 9, 9]], np.float32)
     owner = np.array([3, 3, 40, 40, 0], np.int32)
@@ -197,14 +183,14 @@ def test_a_box_is_of_the_objects_own_points_alone(make, spy):
     window, given = window_of((frame, owner))
     window = Window(window.frames, epoch=0, origin=np.array([1.0, 0, 0]))
     measured = spy(predictor_module, "measure_pairs")
-    make().predict(window, given)
+    make_predictor().predict(window, given)
     boxes = measured[0].segmentation.boxes[:, 0]
     np.testing.assert_allclose(boxes[0], [0.002, 0, 0, 0.002, 0, 0], atol=1e-6)
     np.testing.assert_allclose(boxes[1], [0.040, 0, 0, 0.060, 0, 0], atol=1e-6)
 
 
-def test_the_surest_of_the_slots_on_a_tube_takes_it_and_takes_no_other(make, spy):
-    predictor = make()
+def test_the_surest_of_the_slots_on_a_tube_takes_it_and_takes_no_other(make_predictor, spy):
+    predictor = make_predictor()
     same_place = slots_at({2: -2.0, 5: -2.0, 6: -2.0}, {2: 0.0, 5: 2.0, 6: 1.0})
     masks, asked = spy(predictor.backend, "decode_masks", same_place), spy(predictor.model.chain, "turn2")
     window, given = scene()
@@ -218,18 +204,18 @@ def test_the_surest_of_the_slots_on_a_tube_takes_it_and_takes_no_other(make, spy
     assert predictor.counts["given_tubes_without_slot"] == 2
 
 
-def test_in_a_voxel_that_two_share_each_counts_for_its_points(make, spy):
+def test_in_a_voxel_that_two_share_each_counts_for_its_points(make_predictor, spy):
     points = np.full((10, 3), 1.01, np.float32)
     owner = np.array([3] + [40] * 9, np.int32)
     window, given = window_of((PointFrame(points, None, None, np.arange(10, dtype=np.int64), STEP, "sensor"), owner))
-    predictor = make()
+    predictor = make_predictor()
     spy(predictor.backend, "decode_masks", slots_at({5: 0.0}))
     asked = spy(predictor.model.chain, "turn2")
     predictor.predict(window, given)
     assert [o.slot for o in asked[0].objects] == [SLOTS, 5]
 
 
-def test_a_slot_spread_over_the_room_is_no_tubes(make, spy):
+def test_a_slot_spread_over_the_room_is_no_tubes(make_predictor, spy):
     """It touches each tube, and says nothing of any."""
     places = {n + 1: x for n, x in enumerate(np.linspace(-20, 20, 14).tolist())}
 
@@ -238,16 +224,16 @@ def test_a_slot_spread_over_the_room_is_no_tubes(make, spy):
         masks[0], presence[0] = 9.0, 9.0
         return output._replace(mask_logits=masks, presence_logits=presence)
 
-    predictor = make(relations=False)
+    predictor = make_predictor(relations=False)
     spy(predictor.backend, "decode_masks", everywhere)
     window, given = scene(1, places, objects=[GivenObject(i) for i in places])
     predictor.predict(window, given)
     assert predictor.counts["given_tubes_without_slot"] == 14
 
 
-def test_a_tube_without_a_slot_is_named_by_the_features_of_its_own_voxels(make, spy):
+def test_a_tube_without_a_slot_is_named_by_the_features_of_its_own_voxels(make_predictor, spy):
     """As the mask decoder would name a slot with that mask; the voxels of each level are counted here one by one."""
-    predictor = make(relations=False)
+    predictor = make_predictor(relations=False)
     masks = spy(predictor.backend, "decode_masks", slots_at({1: 2.0}))  # the table has one
     named, cached = spy(predictor.model.chain, "name_objects"), spy(predictor.cache, "features")
     turn1, embedded = spy(predictor.model.chain, "turn1"), spy(predictor.model.decoder, "embed_regions")
@@ -277,9 +263,9 @@ def test_a_tube_without_a_slot_is_named_by_the_features_of_its_own_voxels(make, 
         assert {tuple(c) for c in coarse[call.mid_share[row].numpy() > 0]} == inside
 
 
-def test_more_tubes_than_slots_are_all_there(make, spy):
+def test_more_tubes_than_slots_are_all_there(make_predictor, spy):
     places = {n + 1: float(x) for n, x in enumerate(range(-6, 7))}
-    predictor = make(max_pairs=4096)
+    predictor = make_predictor(max_pairs=4096)
     asked = spy(predictor.model.chain, "turn2")
     spy(predictor.backend, "decode_masks", slots_at({k: float(k - 4) for k in range(SLOTS)}))
     window, given = scene(2, places, objects=[GivenObject(i, f"thing {i}") for i in places])
@@ -292,8 +278,8 @@ def test_more_tubes_than_slots_are_all_there(make, spy):
 
 
 @pytest.mark.parametrize("options", [{"decoding": "generate"}, {"use_language_model": False}])
-def test_other_ways_to_answer_take_given_tubes_too(make, spy, options):
-    predictor = make(**options)
+def test_other_ways_to_answer_take_given_tubes_too(make_predictor, spy, options):
+    predictor = make_predictor(**options)
     spy(predictor.backend, "decode_masks", slots_at({1: -2.0}))
     window, given = scene()
     assert [i.label for i in predictor.predict(window, given).instances] == ["table", "cup", "person"]
@@ -302,32 +288,32 @@ def test_other_ways_to_answer_take_given_tubes_too(make, spy, options):
     assert found.relations or options == {"decoding": "generate"}
 
 
-def test_the_order_of_the_objects_says_nothing(make):
+def test_the_order_of_the_objects_says_nothing(make_predictor):
     window, given = scene()
     turned = GivenTubes(given.objects[::-1], dict(reversed(given.point_object.items())))
-    a, b = make().predict(window, given), make().predict(window, turned)
+    a, b = make_predictor().predict(window, given), make_predictor().predict(window, turned)
     assert a.instances == b.instances
     assert a.relations == b.relations
     assert a.relations
 
 
-def test_without_given_objects_or_points_nothing_is_predicted(make):
+def test_without_given_objects_or_points_nothing_is_predicted(make_predictor):
     window, _ = scene()
     nobody = GivenTubes((), {f.stamp_ns: np.zeros(len(f.frame), np.int32) for f in window.frames})
-    found = make().predict(window, nobody)
+    found = make_predictor().predict(window, nobody)
     assert (found.instances, found.relations) == ((), ())
     assert not any(labels.any() for labels in found.point_instance)
     empty = PointFrame(np.zeros((0, 3), np.float32), None, None, np.zeros(0, np.int64), STEP, "sensor")
     window, given = window_of((empty, np.zeros(0, np.int32)))
-    assert make().predict(window, given).status is GraphStatus.EMPTY_INPUT
+    assert make_predictor().predict(window, given).status is GraphStatus.EMPTY_INPUT
 
 
-def test_a_window_that_lies_beyond_the_grid_says_so(make):
+def test_a_window_that_lies_beyond_the_grid_says_so(make_predictor):
     """Nothing of it can be encoded, so nothing is said of its objects, but not silently."""
     frame, owner = frame_of(0, PLACES)
     far = PointFrame(frame.points + np.float32(1e9), None, None, frame.source_index, STEP, "sensor")
     window, given = window_of((far, owner))
-    found = make().predict(window, given)
+    found = make_predictor().predict(window, given)
     assert found.status is GraphStatus.DEGRADED_TRUNCATED
     assert found.instances == ()
     assert given.ids_of(found).tolist() == [0]
@@ -336,8 +322,8 @@ def test_a_window_that_lies_beyond_the_grid_says_so(make):
 # Absent objects
 
 
-def test_an_object_out_of_sight_is_not_seen_then_and_not_there_if_never(make, spy):
-    predictor = make()
+def test_an_object_out_of_sight_is_not_seen_then_and_not_there_if_never(make_predictor, spy):
+    predictor = make_predictor()
     measured = spy(predictor.model.relation_head, "forward")
     parts = [frame_of(0, PLACES), frame_of(1, {40: -2.0, 3: 2.0}), frame_of(2, {40: -2.0})]
     window, given = window_of(*parts)
@@ -347,7 +333,7 @@ def test_an_object_out_of_sight_is_not_seen_then_and_not_there_if_never(make, sp
         assert r.end_frame <= (1 if 1 in (r.subject, r.object) else 2), "the cup is gone after one frame"
     assert len(measured) == 1
     late, given = window_of(*parts[1:])
-    found = make().predict(late, given)
+    found = make_predictor().predict(late, given)
     assert [i.label for i in found.instances] == ["table", "person"]
     assert given.ids_of(found).tolist() == [0, 3, 40]
 
@@ -355,9 +341,9 @@ def test_an_object_out_of_sight_is_not_seen_then_and_not_there_if_never(make, sp
 # What does not fit
 
 
-def test_what_does_not_fit_the_window_is_refused(make):
+def test_what_does_not_fit_the_window_is_refused(make_predictor):
     window, given = scene()
-    predictor = make()
+    predictor = make_predictor()
     first = window.frames[0].stamp_ns
     with pytest.raises(ValueError, match=f"no tubes are given for the frame of {first} ns"):
         predictor.predict(window, given.since(first + 1))

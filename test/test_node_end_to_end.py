@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs rclpy: source a ROS 2 distribution, or run `make test` for the wheels")
 
-from ros_support import Process, own_domain, room
+from node_support import play_to_node
+from ros_support import room
 
 from psg4d_ros.cloud import cloud_message
 from psg4d_ros.data.bag import BagWriter, bag_types
@@ -21,15 +19,6 @@ from psg4d_ros.data.bag import BagWriter, bag_types
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).parent.parent
 PROFILE = {"FASTDDS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml")}
-NODE_ARGUMENTS = [
-    "--ros-args",
-    "-r",
-    "~/input/points:=/points",
-    "-p",
-    "inference.threads:=1",
-    "-p",
-    "use_sim_time:=true",
-]
 CLOUDS, RATE_HZ, CLOUD_BYTES = 40, 10, 2_000_000
 KEPT = 14  # of 10 Hz at least 0.25 s apart: every third, the first and the last among them
 
@@ -58,31 +47,8 @@ def large_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(large_bag: Path, tiny_checkpoint: Path) -> Any:
     """What the listener heard while the player played the bag to the node, and what the two others printed."""
-    domain = own_domain()
-    listener = Process([sys.executable, str(Path(__file__).parent / "ros_listener.py")], domain, **PROFILE)
-    node = Process(
-        [sys.executable, "-m", "psg4d_ros.ros.node", *NODE_ARGUMENTS, "-p", f"checkpoint:={tiny_checkpoint}"],
-        domain,
-        **PROFILE,
-    )
-    player: Process | None = None
-    try:
-        node.wait_for("loaded tiny")
-        listener.wait_for("ready")
-        arguments = [str(large_bag), "--publish-as", "/points", "--wait-for-subscribers", "1"]
-        player = Process([sys.executable, "-m", "psg4d_ros.ros.bag_player", *arguments], domain, **PROFILE)
-        assert player.ended(90.0) == 0, player.output
-        listener.wait_for(f"graph {stamp(CLOUDS - 1)}")
-        listener.wait_for(f"served {KEPT} of {KEPT}\n")
-        node.signal(signal.SIGINT)
-        assert node.ended() == 0, node.output
-        listener.signal(signal.SIGTERM)
-        assert listener.ended() == 0, listener.output
-    finally:
-        for process in (listener, node, player):
-            if process is not None:
-                process.kill()
-    return json.loads(listener.output.splitlines()[-1]), node.output, player.output
+    said = f"graph {stamp(CLOUDS - 1)}", f"served {KEPT} of {KEPT}\n"
+    return play_to_node(large_bag, tiny_checkpoint, *said, **PROFILE)
 
 
 def last_status(heard: dict[str, Any], name: str) -> dict[str, Any]:

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from psg4d_ros.checkpoint import load_checkpoint
-from psg4d_ros.config import InferenceConfig
 from psg4d_ros.errors import ContextError
 from psg4d_ros.model.chain import Branches, DescribedObject
 from psg4d_ros.model.features import FrameFeatures
@@ -29,17 +27,6 @@ SOUTH, NORTH = (0.0, -5.0, 1.0), (0.0, 5.0, 1.0)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def make(tiny_checkpoint):
-    """Make a WindowPredictor that lets every relation through; the weights count as trained, so OK can be told."""
-
-    def predictor(**inference) -> WindowPredictor:
-        config = InferenceConfig(**{"device": "cpu", "relation_threshold": 0.0, **inference})
-        return WindowPredictor(load_checkpoint(tiny_checkpoint, torch.device("cpu")), config, trained=True)
-
-    return predictor
 
 
 @pytest.fixture
@@ -88,20 +75,20 @@ def scene(sensor=(SOUTH, SOUTH, SOUTH), *, origin=(0.0, 0.0, 0.0), epoch=0, shif
     return Window(tuple(frames), epoch=epoch, origin=np.array(origin))
 
 
-def test_a_bag_that_loops_repeats_its_stamps_and_is_encoded_anew(make, spy):
+def test_a_bag_that_loops_repeats_its_stamps_and_is_encoded_anew(make_predictor, spy):
     """The second epoch has an origin of its own, so what the first one encoded under the same stamps means nothing."""
-    predictor = make()
+    predictor = make_predictor()
     predictor.predict(scene(epoch=0))
     encoded = spy(predictor.backend, "encode")
     again = scene(epoch=1, origin=(3.0, -1.0, 0.4), shift=0.3)
-    looped, fresh = predictor.predict(again), make().predict(again)
+    looped, fresh = predictor.predict(again), make_predictor().predict(again)
     assert [call.stamp_ns for call in encoded] == [STEP, 2 * STEP, 3 * STEP]
     assert looped.instances == fresh.instances
     for found, expected in zip(looped.point_instance, fresh.point_instance, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_positions_of_a_window_are_centred_keep_their_height_and_know_their_time(make, spy):
+def test_positions_of_a_window_are_centred_keep_their_height_and_know_their_time(make_predictor, spy):
     """Whatever is attended to: scene tokens, second-level voxels and finest voxels; so is the aggregator."""
 
     def frame(number: int, x: float, z: float) -> FrameFeatures:
@@ -110,7 +97,7 @@ def test_positions_of_a_window_are_centred_keep_their_height_and_know_their_time
             parts += [torch.randn(2, channels), torch.tensor([[x - k, 7.0, z + k], [x + k, 9.0, z + k]])]
         return FrameFeatures(*parts[:2], torch.zeros(2, dtype=torch.int64), *parts[2:], number * STEP, False)
 
-    model = make().model
+    model = make_predictor().model
     aggregated = spy(model.temporal, "forward")
     frames = [frame(1, 100.0, 1.0), frame(2, 102.0, 1.5), frame(3, 107.0, 2.0)]
     window = model.gather(frames)
@@ -124,8 +111,8 @@ def test_positions_of_a_window_are_centred_keep_their_height_and_know_their_time
     assert torch.equal(window.tokens, aggregated[0].result)
 
 
-def test_the_language_model_reads_the_scene_and_the_masks_read_its_slots(make, watch):
-    predictor = make()
+def test_the_language_model_reads_the_scene_and_the_masks_read_its_slots(make_predictor, watch):
+    predictor = make_predictor()
     parts = watch(predictor)
     predictor.predict(scene())
     tokens = parts.decode_masks[0].tokens.tokens
@@ -135,8 +122,8 @@ def test_the_language_model_reads_the_scene_and_the_masks_read_its_slots(make, w
     assert parts.decode_masks[0].slot_hidden is parts.turn1[0].result.slot_hidden
 
 
-def test_an_object_is_named_by_the_slot_it_came_from(make, watch):
-    predictor = make()
+def test_an_object_is_named_by_the_slot_it_came_from(make_predictor, watch):
+    predictor = make_predictor()
     parts = watch(predictor)
     prediction = predictor.predict(scene())
     named = parts.name_objects[0]
@@ -147,8 +134,8 @@ def test_an_object_is_named_by_the_slot_it_came_from(make, watch):
     assert prediction.point_instance[-1].tolist() == np.where(left, 1, 2).tolist()
 
 
-def test_without_the_language_model_an_object_is_named_by_its_mask(make, watch):
-    predictor = make(use_language_model=False)
+def test_without_the_language_model_an_object_is_named_by_its_mask(make_predictor, watch):
+    predictor = make_predictor(use_language_model=False)
     parts = watch(predictor)
     assert predictor.predict(scene()).status is GraphStatus.DEGRADED_NO_LLM
     assert parts.decode_masks[0].slot_hidden is None
@@ -156,8 +143,8 @@ def test_without_the_language_model_an_object_is_named_by_its_mask(make, watch):
     assert torch.equal(parts.name_objects[0].class_embeddings, parts.decode_masks[0].result.class_embeddings[PRESENT])
 
 
-def test_the_language_model_writes_about_the_slots_that_are_present(make, watch, spy):
-    predictor = make(decoding="generate", relations=False)
+def test_the_language_model_writes_about_the_slots_that_are_present(make_predictor, watch, spy):
+    predictor = make_predictor(decoding="generate", relations=False)
     parts = watch(predictor)
     chosen = spy(Branches, "select")
     predictor.predict(scene())
@@ -165,8 +152,8 @@ def test_the_language_model_writes_about_the_slots_that_are_present(make, watch,
     assert torch.equal(chosen[0].result.hidden, parts.turn1[0].result.slot_hidden[PRESENT])
 
 
-def test_turn_2_reads_each_object_with_its_own_slot_label_and_state(make, watch):
-    predictor = make()
+def test_turn_2_reads_each_object_with_its_own_slot_label_and_state(make_predictor, watch):
+    predictor = make_predictor()
     parts = watch(predictor)
     predictor.predict(scene())
     asked = parts.turn2[0]
@@ -176,8 +163,8 @@ def test_turn_2_reads_each_object_with_its_own_slot_label_and_state(make, watch)
     assert sorted(asked.pairs.tolist()) == [[0, 1], [1, 0]]
 
 
-def test_a_relation_is_scored_from_the_labels_answer_and_times_of_its_own_pair(make, watch):
-    predictor = make()
+def test_a_relation_is_scored_from_the_labels_answer_and_times_of_its_own_pair(make_predictor, watch):
+    predictor = make_predictor()
     parts = watch(predictor)
     prediction = predictor.predict(scene())
     scored, pairs = parts.relation_head[0], parts.turn2[0].pairs
@@ -193,9 +180,9 @@ def test_a_relation_is_scored_from_the_labels_answer_and_times_of_its_own_pair(m
 
 
 @pytest.mark.parametrize("origin", [(0.0, 0.0, 0.0), (64.0, 64.0, 2.0)])
-def test_left_is_left_of_the_sensor_wherever_the_run_began(make, watch, origin):
+def test_left_is_left_of_the_sensor_wherever_the_run_began(make_predictor, watch, origin):
     """Seen from the south the person (x < 0) is left of the table; from the north it is right of it."""
-    predictor = make()
+    predictor = make_predictor()
     parts = watch(predictor)
     predictor.predict(scene([SOUTH, SOUTH, NORTH], origin=origin))
     scored = parts.relation_head[0]
@@ -207,18 +194,18 @@ def test_left_is_left_of_the_sensor_wherever_the_run_began(make, watch, origin):
     assert per_frame[:, away].abs().max() < 0.1, "both are as far away as the other"
 
 
-def test_the_status_tells_of_an_old_transform_under_the_newest_frame_only(make):
-    predictor = make()
+def test_the_status_tells_of_an_old_transform_under_the_newest_frame_only(make_predictor):
+    predictor = make_predictor()
     found = predictor.predict(scene(stale=[2]))
     assert found.status is GraphStatus.STALE_TF
     assert "older transform" in found.status_text
-    assert make().predict(scene(stale=[0, 1])).status is GraphStatus.OK
+    assert make_predictor().predict(scene(stale=[0, 1])).status is GraphStatus.OK
 
 
 @pytest.mark.parametrize("decoding", ["score", "generate"])
 @pytest.mark.parametrize("error, lacking", [(torch.OutOfMemoryError, "memory"), (ContextError, "context")])
-def test_turn_2_without_room_leaves_relations_to_geometry(make, watch, monkeypatch, decoding, error, lacking):
-    predictor = make(decoding=decoding)
+def test_turn_2_without_room_leaves_relations_to_geometry(make_predictor, watch, monkeypatch, decoding, error, lacking):
+    predictor = make_predictor(decoding=decoding)
     parts = watch(predictor)
 
     def fail(*_, **__):
@@ -235,8 +222,8 @@ def test_turn_2_without_room_leaves_relations_to_geometry(make, watch, monkeypat
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-def test_writing_without_memory_leaves_what_scoring_says(make, watch, monkeypatch, turn):
-    predictor = make(decoding="generate")
+def test_writing_without_memory_leaves_what_scoring_says(make_predictor, watch, monkeypatch, turn):
+    predictor = make_predictor(decoding="generate")
     parts = watch(predictor)
     write = predictor.model.language_model.token_logits
 
@@ -256,8 +243,8 @@ def test_writing_without_memory_leaves_what_scoring_says(make, watch, monkeypatc
         assert {(r.subject, r.object) for r in found.relations} == {(0, 1), (1, 0)}
 
 
-def test_torch_computes_on_as_many_threads_as_configured(make):
-    make(threads=0)
+def test_torch_computes_on_as_many_threads_as_configured(make_predictor):
+    make_predictor(threads=0)
     assert torch.get_num_threads() == 1, "0 leaves them as they are"
-    make(threads=2)
+    make_predictor(threads=2)
     assert torch.get_num_threads() == 2
