@@ -26,19 +26,25 @@ def pipeline_config(path: Path | None = None, pairs: Iterable[str] = ()) -> Pipe
     """
     values: dict[str, Any] = {}
     if path is not None:
-        _merge(values, _ros_parameters(_load(path), path))
-    for pair in pairs:
-        key, separator, text = pair.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"--set {pair!r}: expected KEY=VALUE, e.g. window.num_frames=4")
-        try:
-            _merge(values, {key: yaml.safe_load(text)})
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {pair!r}: the value is not YAML: {error}") from error
+        merge(values, _ros_parameters(read_mapping(path), path))
+    merge_pairs(values, pairs, "window.num_frames=4")
     return from_dict(PipelineConfig, values)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def merge_pairs(values: dict[str, Any], pairs: Iterable[str], example: str) -> None:
+    """Merge ``section.key=value`` pairs into ``values``; ConfigError, with an example, for what is no such pair."""
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {pair!r}: expected KEY=VALUE, e.g. {example}")
+        try:
+            merge(values, {key: yaml.safe_load(text)})
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair!r}: the value is not YAML: {error}") from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, {} for an empty one. Raises ConfigError when it cannot be read as one."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -60,12 +66,12 @@ def _ros_parameters(content: dict[str, Any], path: Path) -> dict[str, Any]:
     for node, block in content.items():
         if not isinstance(block, dict) or not isinstance(block.get("ros__parameters", {}), dict):
             raise ConfigError(f"{path}: {node} holds no ros__parameters mapping")
-        _merge(merged, {k: v for k, v in (block.get("ros__parameters") or {}).items() if k not in NODE_PARAMETERS})
+        merge(merged, {k: v for k, v in (block.get("ros__parameters") or {}).items() if k not in NODE_PARAMETERS})
     return merged
 
 
-def _merge(target: dict[str, Any], values: dict[str, Any]) -> None:
-    """Merge nested or dotted keys into ``target``."""
+def merge(target: dict[str, Any], values: dict[str, Any]) -> None:
+    """Merge nested or dotted keys into ``target``; ConfigError where a value stands in a section's place."""
     for key, value in values.items():
         *parents, leaf = str(key).split(".")
         place = target
@@ -74,9 +80,9 @@ def _merge(target: dict[str, Any], values: dict[str, Any]) -> None:
             if not isinstance(place, dict):
                 raise ConfigError(f"parameter {key!r}: {parent!r} is a value, not a section")
         if isinstance(value, dict) and isinstance(place.get(leaf), dict):
-            _merge(place[leaf], value)
+            merge(place[leaf], value)
         elif isinstance(value, dict):
             place[leaf] = {}
-            _merge(place[leaf], value)
+            merge(place[leaf], value)
         else:
             place[leaf] = value
