@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,15 +47,19 @@ class FrequencyPrior:
 
     def count(self, recording: Recording, words: Vocabulary) -> None:
         """Take one more training scene."""
-        self.scenes += 1
         label = {o.object_id: words.canonical(o.label) for o in recording.objects}
         said: dict[tuple[int, int], set[str]] = {}
         for r in recording.relations:
             said.setdefault((r.subject_id, r.object_id), set()).add(words.canonical_predicate(r.predicate))
+        self.count_pairs(label, said)
+
+    def count_pairs(self, label: Mapping[int, str], said: Mapping[tuple[int, int], Collection[str]]) -> None:
+        """Take all ordered pairs of one scene or image. label: by object. said: the predicates of the pairs with any."""
+        self.scenes += 1
         for subject in label:
             for object_ in label:
                 if subject != object_:
-                    predicates = said.get((subject, object_), set())
+                    predicates = said.get((subject, object_), ())
                     a, b = label[subject], label[object_]
                     for key in ((a, b), (a, None), (None, b), (None, None)):
                         table = self._tables.setdefault(key, _Counts(0, Counter()))

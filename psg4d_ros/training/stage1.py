@@ -1,0 +1,184 @@
+"""Stage 1: what two labels and their boxes say about the relation between them, learnt from scene graphs of images.
+
+Trained are the low-rank adapters, the pair token and the relation head; all of them serve in 4D unchanged. The language
+model runs in a share of the steps, and the path around it learns in every step, so that it stands on its own.
+Each data set's annotators chose among their own phrases: those alone compete, in a softmax with "no relation", whose
+logit is fixed at 0. So a logit means log-odds against no relation, as the sigmoid in 4D reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from psg4d_ros.config import knob
+from psg4d_ros.data.scene_graph_2d import SceneGraph2D
+from psg4d_ros.evaluation.image_relations import ImageScores, Pair, image_recall
+from psg4d_ros.model.chain import DescribedObject, PairQuestion, Turn2
+from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.structures import Float32
+from psg4d_ros.training.images import ImageItem, ImageSources, question_item
+
+_IMPOSSIBLE = -1e9  # a logit that leaves no probability; finite, so that 0 times it is 0
+
+
+@dataclass(frozen=True)
+class Stage1Recipe:
+    """What is learnt from images."""
+
+    language_model_share: float = knob(0.5, "share of the steps that run the language model", low=0.0, high=1.0)
+    alone_weight: float = knob(
+        1.0, "weight of the path without the language model in the steps that run it", low=0.0, high=100.0
+    )
+    images_per_pass: int = knob(8, "images side by side in one pass of the language model", low=1, high=256)
+    adapter_lr: float = knob(1e-3, "learning rate of the language model's adapters", low=0.0, high=1.0)
+    head_lr: float = knob(3e-3, "learning rate of the pair token and the relation head", low=0.0, high=1.0)
+
+
+class Stage1Losses(nn.Module):
+    """The losses of a micro-batch of images. ``model``: what is trained."""
+
+    def __init__(self, model: PSG4D, recipe: Stage1Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, with its learning rates; nothing that only 4D has (motion, frames, slot states)."""
+        model, recipe = self.model, self.recipe
+        pair, head = model.chain.pair_embedding, model.relation_head
+        parts: list[nn.Module] = [pair.subject, pair.object, pair.geometry, pair.norm]
+        parts += [head.hidden_norm, head.from_hidden, head.subject, head.object, head.geometry, head.key, head.prior]
+        adapters = [p for n, p in model.language_model.named_parameters() if "adapter_" in n]
+        groups = (([p for m in parts for p in m.parameters()], recipe.head_lr), (adapters, recipe.adapter_lr))
+        return [{"params": params, "lr": lr} for params, lr in groups if params and lr > 0]
+
+    def forward(self, items: Sequence[ImageItem], generator: torch.Generator) -> dict[str, Tensor]:
+        """Weighted losses by name, means over the pairs; their sum is what is descended.
+
+        generator: on the CPU; all chance of this step comes from it.
+        """
+        recipe = self.recipe
+        run = float(torch.rand((), generator=generator)) < recipe.language_model_share
+        batch = PairBatch.of(self.model, items)
+        losses = {}
+        if run:
+            hidden = torch.cat([t.pair_hidden for t in ask_images(self.model, items, recipe.images_per_pass)])
+            losses["relation"] = batch.loss(self.model, hidden)
+        if not run or recipe.alone_weight > 0:
+            weight = recipe.alone_weight if run else 1.0
+            losses["relation_alone"] = weight * batch.loss(self.model, None)
+        return losses
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """The pairs of several images, one after another: R of them, with the n predicates of all their sources.
+
+    subjects, objects: float32[R, H] phrase embeddings of the labels. geometry: float32[R, G]. predicates: float32[n, H]
+    phrase embeddings. possible: bool[R, n], is a phrase of the pair's source. holds: bool[R, n], columns of ``names``.
+    """
+
+    subjects: Tensor
+    objects: Tensor
+    geometry: Tensor
+    predicates: Tensor
+    possible: Tensor
+    holds: Tensor
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: PSG4D, items: Sequence[ImageItem]) -> PairBatch:
+        """Put the pairs of ``items`` together."""
+        lm = model.language_model
+        names = tuple(dict.fromkeys(name for item in items for name in item.predicates))
+        column = {name: i for i, name in enumerate(names)}
+        rows = sum(len(item.pairs) for item in items)
+        possible, holds = (torch.zeros(rows, len(names), dtype=torch.bool) for _ in range(2))
+        start = 0
+        for item in items:
+            part = slice(start, start + len(item.pairs))
+            columns = torch.tensor([column[name] for name in item.predicates], dtype=torch.int64)
+            possible[part, columns] = True
+            holds[part, columns] = item.holds
+            start = part.stop
+        words = {word: i for i, word in enumerate(dict.fromkeys(w for item in items for w in item.labels))}
+        phrases = lm.phrase_embeddings(list(words))
+        pairs = [torch.tensor([words[w] for w in item.labels], dtype=torch.int64)[item.pairs] for item in items]
+        ends = torch.cat(pairs).to(phrases.device)
+        geometry = torch.cat([item.geometry for item in items]).to(phrases.device)
+        return cls(
+            subjects=phrases[ends[:, 0]],
+            objects=phrases[ends[:, 1]],
+            geometry=geometry,
+            predicates=lm.phrase_embeddings(names),
+            possible=possible.to(phrases.device),
+            holds=holds.to(phrases.device),
+            names=names,
+        )
+
+    def log_probabilities(self, model: PSG4D, hidden: Tensor | None) -> Tensor:
+        """float32[R, n + 1]: of each predicate and, last, of none. hidden: [R, H] of turn 2, None without the language
+        model."""
+        logits = model.relation_head(hidden, self.subjects, self.objects, self.geometry, self.predicates).logits.float()
+        logits = logits.masked_fill(~self.possible, _IMPOSSIBLE)
+        return torch.cat([logits, logits.new_zeros(len(logits), 1)], dim=1).log_softmax(dim=1)
+
+    def loss(self, model: PSG4D, hidden: Tensor | None) -> Tensor:
+        """Cross-entropy, the mean over the pairs; of a pair with several predicates the mean over those."""
+        none = ~self.holds.any(dim=1, keepdim=True)
+        target = torch.cat([self.holds, none], dim=1).float()
+        target = target / target.sum(dim=1, keepdim=True)
+        return -(target * self.log_probabilities(model, hidden)).sum() / max(len(target), 1)
+
+
+def ask_images(model: PSG4D, items: Sequence[ImageItem], images_per_pass: int) -> list[Turn2]:
+    """Turn 2 about images, after the text without a scene; some images in each pass, no image sees another."""
+    nothing = torch.zeros(0, model.language_model.hidden_size, device=model.device)
+    turn1 = model.chain.turn1(nothing)
+    questions = [
+        PairQuestion([DescribedObject(0, label) for label in item.labels], item.pairs, item.geometry) for item in items
+    ]
+    starts = range(0, len(questions), images_per_pass)
+    return [model.chain.turn2_packed(turn1, questions[i : i + images_per_pass]) for i in starts]
+
+
+def image_scores(
+    model: PSG4D, predicates: tuple[str, ...], *, language_model: bool, images_per_pass: int = 8
+) -> ImageScores:
+    """Probabilities of ``predicates`` by the model, with or without its language model."""
+
+    def scores(graphs: Sequence[SceneGraph2D], pairs: Sequence[Sequence[Pair]]) -> list[Float32]:
+        items = [question_item(g, p, predicates) for g, p in zip(graphs, pairs, strict=True)]
+        batch = PairBatch.of(model, items)
+        hidden = None
+        if language_model:
+            hidden = torch.cat([t.pair_hidden for t in ask_images(model, items, images_per_pass)])
+        table = batch.log_probabilities(model, hidden)[:, :-1].exp().cpu().numpy()
+        return np.split(table, np.cumsum([len(p) for p in pairs])[:-1])
+
+    return scores
+
+
+@torch.no_grad()
+def validate_stage1(
+    model: PSG4D, sources: ImageSources, *, language_model: bool = True, limit: int | None = None
+) -> dict[str, float]:
+    """PredCls on the held-out images (the first ``limit``) by the head with the language model and, as alone_..., by
+    the head without; see image_recall. Empty without held-out images."""
+    held_out = sources.held_out
+    if held_out is None:
+        return {}
+    graphs, seen = held_out.graphs[:limit], sources.triplets()
+    out: dict[str, float] = {}
+    for name, with_model in (("", True), ("alone_", False)):
+        if with_model and not language_model:
+            continue
+        scores = image_scores(model, held_out.predicates, language_model=with_model)
+        recall = image_recall(graphs, held_out.predicates, scores, seen)
+        out |= {f"{name}{key}": value for key, value in recall.items()}
+    return out
