@@ -129,14 +129,14 @@ def answer_log_probs(
         raise ValueError(f"{len(answers)} answers for {count} branches")
     told = [i for i in range(count) if len(answers[i])]
     hidden = _Growing(branches).feed(language_model, told, [answers[i] for i in told]) if told else {}
-    out = []
-    for i, ids in enumerate(answers):
-        states = branches.hidden[i][None]
-        if ids:
-            states = torch.cat([states, hidden[i]])
-        targets = torch.tensor([*ids, language_model.end_id], device=states.device)
-        out.append(language_model.token_logits(states).log_softmax(dim=1).gather(1, targets[:, None])[:, 0])
-    return out
+    states = [torch.cat([branches.hidden[i : i + 1], *([hidden[i]] if i in hidden else [])]) for i in range(count)]
+    targets = [[*ids, language_model.end_id] for ids in answers]
+    lengths = [len(ids) for ids in targets]
+    if not lengths:
+        return []
+    logits = language_model.token_logits(torch.cat(states))
+    said = torch.tensor([token for ids in targets for token in ids], device=logits.device)
+    return list(logits.log_softmax(dim=1).gather(1, said[:, None])[:, 0].split(lengths))
 
 
 def read_object(answer: Answer) -> GeneratedObject:

@@ -24,6 +24,7 @@ from psg4d_ros.model.prompt import NO_RELATION, answer_ids
 LABEL, ATTRIBUTE, PREDICATE, SPAN, TEXT = "label", "attribute", "predicate", "span", "text"
 # Answers end by themselves at these sizes, whatever the model would like to say.
 MAX_FREE_WORDS, MAX_FREE_TOKENS, MAX_TEXT_TOKENS = 5, 12, 48
+MAX_ATTRIBUTES = 3
 
 # Entries of the two tables that a grammar keeps.
 _MAX_KEPT = 2000
@@ -250,7 +251,7 @@ def object_grammar(
     language_model: LanguageModel,
     labels: Sequence[str] | None,
     attributes: Sequence[str] = (),
-    max_attributes: int = 3,
+    max_attributes: int = MAX_ATTRIBUTES,
 ) -> Grammar:
     """One object: a label of the list (None: free words), then up to ``max_attributes`` different attributes."""
     lm = language_model
