@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -226,6 +227,23 @@ def test_package_xml_declares_what_the_code_imports() -> None:
     optional = {"vision_msgs"}  # used where it is installed
     assert ros_packages_imported() - optional <= declared
     assert package.get_build_type() == "ament_cmake"
+
+
+def test_package_xml_names_the_licence_of_all_that_is_shipped() -> None:
+    """Each one with the file that holds its text or, of the models, its address; every licence of a model is there."""
+    packages = pytest.importorskip("catkin_pkg.package", reason="checks package.xml as colcon and rosdep do")
+    licences = packages.parse_package(str(ROOT / "package.xml")).licenses
+    texts = {str(licence): (ROOT / licence.file).read_text(encoding="utf-8") for licence in licences}
+    for name, words in {
+        "Apache-2.0": "Apache License", "BSD-3-Clause": "Redistribution and use", "CC0-1.0": "publicdomain/zero/1.0",
+        "CC-BY-3.0": "licenses/by/3.0/)", "CC-BY-3.0-US": "licenses/by/3.0/us/)", "Zlib": "provided 'as-is'",
+        "MIT": "Permission is hereby granted",
+    }.items():  # fmt: skip
+        assert words in texts.pop(name), name
+    assert not texts
+    models = json.loads((ROOT / "psg4d_ros/data/simulation/assets/index.json").read_text(encoding="utf-8"))
+    of_models = {str(licence) for licence in licences if str(licence).startswith("CC")}
+    assert {model["licence"].replace("CC0", "CC0-1.0") for model in models} == of_models
 
 
 def test_package_xml_declares_what_the_launch_files_start() -> None:
