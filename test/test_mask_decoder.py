@@ -221,11 +221,11 @@ def test_windows_decoded_together_are_as_if_alone(sizes: tuple[int, int, int], w
     together = decoder(slot_hidden if with_language else None, *rest)
     assert together.mask_logits.shape == (4, 6, sizes[2]) and together.presence_logits.shape == (4, 6)
     alone = [decoder(hidden if with_language else None, *own) for hidden, *own in windows]
-    for got, want in zip(together.unbind(), alone, strict=True):
-        assert len(got.aux) == len(want.aux) == CONFIG.layers
-        for a, b in zip((got[:5], *got.aux), (want[:5], *want.aux), strict=True):
-            for x, y in zip(a, b, strict=True):
-                torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+    for number, want in enumerate(alone):
+        assert len(together.aux) == len(want.aux) == CONFIG.layers
+        for of_all, own in zip((together[:5], *together.aux), (want[:5], *want.aux), strict=True):
+            for x, y in zip(of_all, own, strict=True):
+                torch.testing.assert_close(x[number], y, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -62,12 +62,6 @@ class MaskOutput(NamedTuple):
     key_mask_logits: Tensor
     aux: tuple[LayerOutput, ...] = ()
 
-    def unbind(self) -> list[MaskOutput]:
-        """The outputs of the windows along the first batch dimension, one by one (views)."""
-        layers = [[LayerOutput(*fields) for fields in zip(*layer, strict=True)] for layer in self.aux]
-        windows = zip(*self[:5], strict=True)
-        return [MaskOutput(*fields, tuple(layer[i] for layer in layers)) for i, fields in enumerate(windows)]
-
 
 class Attention(nn.Module):
     """Multi-head attention of queries [*, Q, D] over N >= 1 keys [*, N, D], written out to export as plain products."""
