@@ -1,0 +1,410 @@
+"""Training windows out of labelled recordings: what the encoder takes, and what is true of it.
+
+A window is made from (seed, index) alone, whatever process makes it and whatever was made before: a run that is resumed
+sees the windows it would have seen. It is cut, placed, voxelised and measured by the functions that serve at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from psg4d_ros.config import knob
+from psg4d_ros.data.recording import LabelledFrame, Recording, TrueObject
+from psg4d_ros.data.simulation.classes import PALETTE
+from psg4d_ros.data.simulation.predicates import ATTRIBUTES, PREDICATES
+from psg4d_ros.errors import DatasetError
+from psg4d_ros.model.geometry import nearest_pairs
+from psg4d_ros.runtime.given import TubeVoxels, tube_voxels
+from psg4d_ros.runtime.relating import PairInputs, describe_pairs, last_boxes
+from psg4d_ros.runtime.rulebook import Rulebook, build_rulebook
+from psg4d_ros.structures import AlignedFrame, Float64, Int32, Int64, VoxelGrid, Window
+from psg4d_ros.training.augment import Augmentation, names_a_side
+from psg4d_ros.training.mask_losses import NOBODY
+from psg4d_ros.training.sparse_input import SparseInput, pack, unpack
+from psg4d_ros.transforms import NS_PER_S, transform_points
+from psg4d_ros.voxelize import voxelize
+from psg4d_ros.window import MIN_ORIGIN_POINTS, voxel_origin
+
+JUDGED_PREDICATES = tuple(PREDICATES)
+JUDGED_ATTRIBUTES = tuple(word for words in ATTRIBUTES for word in words.split(", "))
+COLORS = frozenset(PALETTE)
+# A pair of which something is true is worth more than one of which nothing is, but "none" must be learnt too.
+_MOST_TRUE_PAIRS = 0.75
+_MOST_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class WindowRecipe:
+    """Which windows are cut out of recordings, and what happens to them."""
+
+    frames: int = knob(4, "frames of a full window (F)", low=1, high=64)
+    frame_interval_s: float = knob(0.25, "least time between two frames, seconds", low=0.0, high=60.0)
+    full_share: float = knob(0.85, "augmented: share of windows that are full; others have fewer", low=0.0, high=1.0)
+    slow_share: float = knob(0.15, "augmented: share of windows with twice the interval", low=0.0, high=1.0)
+    eventful_share: float = knob(
+        0.6,
+        "augmented: share of windows that lie where a relation holds, each predicate of a scene as often as any other",
+        low=0.0,
+        high=1.0,
+    )
+    voxel_size_m: float = knob(0.05, "edge of a voxel, metres; the encoder's", low=0.005, high=2.0)
+    levels: int = knob(4, "levels of the encoder", low=2, high=8)
+    min_points: int = knob(20, "an object with fewer points in the window is nobody", low=1, high=100_000)
+    max_pairs: int = knob(48, "pairs of a window (R)", low=0, high=4096)
+    max_points: int = knob(200_000, "larger clouds are thinned to this many points", low=1, high=10_000_000)
+    max_voxels: int = knob(30_000, "voxels of one frame; more are cut off", low=1, high=2_000_000)
+    augment: bool = knob(True, "false: full windows as they were recorded, placed evenly (validation)")
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTruth:
+    """What is true in a window of F frames with T tubes and R pairs.
+
+    A tube is an object with enough points in the window, thing or stuff. object_ids: T, ascending. labels: T.
+    is_thing: bool[T]. attributes: T, those of ``known_attributes`` that are true at the newest frame; the others of
+    them are false, and of words beyond them nothing is known.
+    pairs: int64[R, 2] (subject, object) tubes; stuff is never a subject. geometry float32[R, G], motion float32[R, M],
+    frame_geometry float32[R, F, G], seen bool[R, F]: see relating.PairInputs. predicates: the n words that were judged
+    for every pair. holds: bool[R, n, F], the predicate holds in that frame.
+    """
+
+    object_ids: tuple[int, ...]
+    labels: tuple[str, ...]
+    is_thing: Tensor
+    attributes: tuple[tuple[str, ...], ...]
+    known_attributes: tuple[str, ...]
+    pairs: Tensor
+    geometry: Tensor
+    motion: Tensor
+    frame_geometry: Tensor
+    seen: Tensor
+    predicates: tuple[str, ...]
+    holds: Tensor
+
+    def __len__(self) -> int:
+        return len(self.object_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingWindow:
+    """A window and its truth.
+
+    input: the F frames, oldest first, in int32 (see SparseInput). times_s: float32[F], seconds before the newest, <= 0.
+    fine_tube: int64[V_0], mid_tube: int64[V_1]: the tube most of a voxel's labelled points are of, or NOBODY. name:
+    recording and frame. It goes to another process as one block of memory.
+    """
+
+    input: SparseInput
+    times_s: Tensor
+    fine_tube: Tensor
+    mid_tube: Tensor
+    truth: WindowTruth
+    name: str
+
+    def to(self, device: torch.device | str) -> TrainingWindow:
+        """The same on a device, by a single transfer."""
+        state = self.__getstate__()
+        state["buffer"] = state["buffer"].to(device, non_blocking=True)
+        moved = object.__new__(TrainingWindow)
+        moved.__setstate__(state)
+        return moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        truth = {f.name: getattr(self.truth, f.name) for f in fields(WindowTruth)}
+        tensors = {name: value for name, value in truth.items() if isinstance(value, Tensor)}
+        own = [self.times_s, self.fine_tube, self.mid_tube]
+        buffer, layout = pack([*own, *tensors.values(), *self.input.tensors()])
+        return {
+            "buffer": buffer,
+            "layout": layout,
+            "num_frames": self.input.num_frames,
+            "words": {name: value for name, value in truth.items() if name not in tensors},
+            "tensors": list(tensors),
+            "name": self.name,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        times_s, fine_tube, mid_tube, *rest = unpack(state["buffer"], state["layout"])
+        count = len(state["tensors"])
+        truth = WindowTruth(**state["words"], **dict(zip(state["tensors"], rest[:count], strict=True)))
+        values = {
+            "input": SparseInput.from_tensors(rest[count:], state["num_frames"]),
+            "times_s": times_s,
+            "fine_tube": fine_tube,
+            "mid_tube": mid_tube,
+            "truth": truth,
+            "name": state["name"],
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+class WindowDataset(Dataset[TrainingWindow]):
+    """Windows of labelled recordings by number, without end: ``dataset[i]`` for any i >= 0, always the same.
+
+    recordings: with points (simulated scenes, bags with ground truth, PSG4D). In each round of as many windows as there
+    are recordings, every recording has one. predicates, attributes: the words that the recordings were annotated with
+    exhaustively; others are left out. ``len`` is the number of frames there are, a measure of what a pass would be.
+    Raises DatasetError when there are no recordings.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        recipe: WindowRecipe,
+        seed: int,
+        *,
+        predicates: tuple[str, ...] = JUDGED_PREDICATES,
+        attributes: tuple[str, ...] = JUDGED_ATTRIBUTES,
+    ) -> None:
+        self.recordings = [r for r in recordings if len(r)]
+        if not self.recordings:
+            raise DatasetError(f"{len(recordings)} recordings hold no frame, expected at least one that does")
+        self.recipe = recipe
+        self.seed = seed
+        self.predicates = predicates
+        self.attributes = attributes
+        # "left of" would say something else in a mirror; the predicates of simulated scenes do not.
+        self._may_mirror = not names_a_side(predicates)
+
+    def __len__(self) -> int:
+        return sum(len(r) for r in self.recordings)
+
+    def __getitem__(self, index: int) -> TrainingWindow:
+        """Raises DatasetError when one window after the other holds no object, and for files that cannot be read."""
+        if index < 0:
+            raise IndexError(f"window {index}, expected 0 or more")
+        count = len(self.recordings)
+        order = np.random.default_rng([self.seed, index // count]).permutation(count)
+        for attempt in range(_MOST_ATTEMPTS):
+            rng = np.random.default_rng([self.seed, index, attempt])
+            recording = self.recordings[order[(index + attempt) % count]]
+            window = make_window(recording, self.recipe, rng, self.predicates, self.attributes, self._may_mirror)
+            if window is not None:
+                return window
+        raise DatasetError(
+            f"{_MOST_ATTEMPTS} windows in a row, the last of {recording.name}, hold no object of at least "
+            f"{self.recipe.min_points} points; expected recordings with labelled points"
+        )
+
+
+def make_window(
+    recording: Recording,
+    recipe: WindowRecipe,
+    rng: np.random.Generator,
+    predicates: tuple[str, ...] = JUDGED_PREDICATES,
+    attributes: tuple[str, ...] = JUDGED_ATTRIBUTES,
+    may_mirror: bool = True,
+) -> TrainingWindow | None:
+    """A window of a recording, None when what was chosen holds no object of ``recipe.min_points`` points."""
+    numbers = choose_frames(recording, recipe, rng, predicates)
+    labelled = recording.frames(numbers)
+    augmentation = Augmentation.none()
+    if recipe.augment:
+        augmentation = Augmentation.draw(rng, may_mirror=may_mirror, voxel_size_m=recipe.voxel_size_m)
+        labelled = augmentation.apply(labelled, rng)
+    objects = _objects(recording, labelled, recipe.min_points)
+    if not objects:
+        return None
+    window = _placed(labelled, np.array(augmentation.origin_shift_m))
+    grids = [
+        voxelize(f, window.origin, recipe.voxel_size_m, recipe.max_voxels, "cpu", max_points=recipe.max_points)
+        for f in window.frames
+    ]
+    rulebooks = [build_rulebook(grid.coords, recipe.levels) for grid in grids]
+    tubes = [
+        tube_voxels(aligned, grid.point_voxel.numpy(), _tube_of(frame.instance, objects), len(objects), window.origin)
+        for aligned, grid, frame in zip(window.frames, grids, labelled, strict=True)
+    ]
+    boxes = np.stack([t.boxes for t in tubes], axis=1)
+    holds = _holds(recording, objects, numbers, predicates)
+    pairs = _choose_pairs(boxes, objects, holds, recipe.max_pairs, rng)
+    inputs = describe_pairs(pairs, boxes, window, torch.cat([grid.centers for grid in grids]))
+    colored = augmentation.colors_tell and any(f.frame.colors is not None for f in labelled)
+    known = tuple(word for word in attributes if colored or word not in COLORS)
+    owners = [_owners(t, grid, rulebook) for t, grid, rulebook in zip(tubes, grids, rulebooks, strict=True)]
+    return TrainingWindow(
+        input=SparseInput.join(
+            [SparseInput.of(grid, rulebook) for grid, rulebook in zip(grids, rulebooks, strict=True)], torch.int32
+        ),
+        times_s=torch.from_numpy(inputs.times_s.astype(np.float32)),
+        fine_tube=torch.from_numpy(np.concatenate([fine for fine, _ in owners])),
+        mid_tube=torch.from_numpy(np.concatenate([mid for _, mid in owners])),
+        truth=_truth(objects, inputs, holds, predicates, known, numbers[-1]),
+        name=f"{recording.name}@{numbers[-1]}",
+    )
+
+
+def choose_frames(
+    recording: Recording, recipe: WindowRecipe, rng: np.random.Generator, predicates: tuple[str, ...]
+) -> list[int]:
+    """Numbers of a window's frames, ascending: as the sliding window would keep them, counted from the newest."""
+    stamps, count, interval = recording.stamps_ns, recipe.frames, round(recipe.frame_interval_s * NS_PER_S)
+    spans: dict[str, list[tuple[int, int]]] = {}
+    if recipe.augment:
+        if rng.random() >= recipe.full_share:
+            count = int(rng.integers(1, count + 1))
+        if rng.random() < recipe.slow_share:
+            interval *= 2
+        if rng.random() < recipe.eventful_share:
+            for r in recording.relations:
+                if r.predicate in predicates:
+                    spans.setdefault(r.predicate, []).append((r.start_frame, r.end_frame))
+    if spans:
+        words = sorted(spans)
+        chosen = spans[words[rng.integers(len(words))]]
+        start, end = chosen[rng.integers(len(chosen))]
+        newest = int(rng.integers(start, min(end + 2, len(stamps))))  # how it ends is to be seen too
+    else:
+        full = np.flatnonzero(stamps - stamps[0] >= (count - 1) * interval - _tolerance(interval))
+        newest = int(full[rng.integers(len(full))]) if len(full) else len(stamps) - 1
+    numbers = [newest]
+    while len(numbers) < count:
+        before = int(np.searchsorted(stamps, stamps[numbers[0]] - interval + _tolerance(interval), side="right")) - 1
+        before = min(before, numbers[0] - 1)
+        if before < 0:
+            break
+        numbers.insert(0, before)
+    return numbers
+
+
+def _tolerance(interval_ns: int) -> int:
+    """Stamps jitter: a frame that comes this much early is taken for one at its time."""
+    return interval_ns // 20
+
+
+def _objects(recording: Recording, frames: list[LabelledFrame], min_points: int) -> list[TrueObject]:
+    """Those with enough points in the window, by ascending id."""
+    points = np.bincount(np.concatenate([f.instance for f in frames]))
+    enough = set(np.flatnonzero(points >= min_points).tolist())
+    return sorted((o for o in recording.objects if o.object_id in enough), key=lambda o: o.object_id)
+
+
+def _tube_of(instance: Int32, objects: list[TrueObject]) -> Int32:
+    """int32[N]: 0 = nobody, i + 1 = ``objects[i]``."""
+    ids = np.array([o.object_id for o in objects], dtype=np.int32)
+    place = np.searchsorted(ids, instance).clip(max=len(ids) - 1)
+    tube: Int32 = np.where(ids[place] == instance, place + 1, 0).astype(np.int32)
+    return tube
+
+
+def _placed(frames: list[LabelledFrame], shift_m: Float64) -> Window:
+    """The frames in the core frame, on the grid that the pipeline would lay, moved by ``shift_m`` (float64[3])."""
+    aligned = tuple(
+        AlignedFrame(
+            frame=f.frame,
+            points=transform_points(f.T_world_sensor, f.frame.points),
+            T_core_sensor=f.T_world_sensor,
+            alignment="tf",
+            graph_frame_id="world",
+            T_graph_core=np.eye(4),
+        )
+        for f in frames
+    )
+    # A frame of few points says little of where the floor is; the fullest stands in where all are like that.
+    settled = [a for a in aligned if len(a.frame) >= MIN_ORIGIN_POINTS]
+    first = settled[0] if settled else max(aligned, key=lambda a: len(a.frame))
+    return Window(aligned, 0, voxel_origin(first) + shift_m)
+
+
+def _owners(tubes: TubeVoxels, grid: VoxelGrid, rulebook: Rulebook) -> tuple[Int64, Int64]:
+    """int64[V_0] and int64[V_1]: the tube most of a voxel's labelled points are of (ties: the lower), or NOBODY."""
+    labelled = tubes.tube > 0
+    voxel, tube, points = tubes.voxel[labelled], tubes.tube[labelled] - 1, tubes.points[labelled]
+    parent = rulebook.levels[1].parent
+    assert parent is not None
+    coarse = parent.numpy()[voxel]
+    return (
+        _majority(voxel, tube, points, len(grid.coords)),
+        _majority(coarse, tube, points, len(rulebook.levels[1].coords)),
+    )
+
+
+def _majority(voxel: Int64, tube: Int64, points: Int64, count: int) -> Int64:
+    """int64[count]: for each voxel the tube with the most points, NOBODY where none has any."""
+    width = int(tube.max()) + 1 if len(tube) else 1
+    keys, entry = np.unique(voxel * width + tube, return_inverse=True)
+    total = np.bincount(entry, weights=points, minlength=len(keys))
+    of, owner = np.divmod(keys, width)
+    order = np.lexsort((-owner, total, of))  # the last entry of each voxel is its owner
+    out = np.full(count, NOBODY, dtype=np.int64)
+    out[of[order]] = owner[order]
+    return out
+
+
+def _holds(
+    recording: Recording, objects: list[TrueObject], numbers: list[int], predicates: tuple[str, ...]
+) -> dict[tuple[int, int], np.ndarray]:
+    """bool[n, F] by (subject, object) tube: which predicates hold in which frames, of pairs that have any."""
+    place = {o.object_id: i for i, o in enumerate(objects)}
+    row = {word: i for i, word in enumerate(predicates)}
+    frames = np.array(numbers)
+    out: dict[tuple[int, int], np.ndarray] = {}
+    for r in recording.relations:
+        subject, object_, predicate = place.get(r.subject_id), place.get(r.object_id), row.get(r.predicate)
+        during = (frames >= r.start_frame) & (frames < r.end_frame)
+        if subject is None or object_ is None or predicate is None or not during.any():
+            continue
+        if objects[subject].is_thing and subject != object_:
+            table = out.setdefault((subject, object_), np.zeros((len(row), len(frames)), dtype=bool))
+            table[predicate] |= during
+    return out
+
+
+def _choose_pairs(
+    boxes: Float64,
+    objects: list[TrueObject],
+    holds: dict[tuple[int, int], np.ndarray],
+    max_pairs: int,
+    rng: np.random.Generator,
+) -> Int64:
+    """int64[R, 2], nearest first: the pairs of which something is true, and the nearest of the others."""
+    things = np.array([o.is_thing for o in objects], dtype=bool)
+    pairs = nearest_pairs(last_boxes(boxes), len(objects) ** 2, things)
+    true = np.array([(s, o) in holds for s, o in pairs.tolist()], dtype=bool)
+    chosen = np.flatnonzero(true)
+    most = int(max_pairs * _MOST_TRUE_PAIRS)
+    if len(chosen) > most:
+        chosen = rng.choice(chosen, most, replace=False)
+    others = np.flatnonzero(~true)[: max_pairs - len(chosen)]
+    return pairs[np.sort(np.concatenate([chosen, others]))]
+
+
+def _truth(
+    objects: list[TrueObject],
+    inputs: PairInputs,
+    holds: dict[tuple[int, int], np.ndarray],
+    predicates: tuple[str, ...],
+    known_attributes: tuple[str, ...],
+    newest: int,
+) -> WindowTruth:
+    known = frozenset(known_attributes)
+    table = np.zeros((len(inputs.pairs), len(predicates), inputs.seen.shape[1]), dtype=bool)
+    for row, (subject, object_) in enumerate(inputs.pairs.tolist()):
+        if (subject, object_) in holds:
+            table[row] = holds[subject, object_]
+    attributes = tuple(
+        tuple(a.name for a in o.attributes if a.start_frame <= newest < a.end_frame and a.name in known)
+        for o in objects
+    )
+    return WindowTruth(
+        object_ids=tuple(o.object_id for o in objects),
+        labels=tuple(o.label for o in objects),
+        is_thing=torch.tensor([o.is_thing for o in objects], dtype=torch.bool),
+        attributes=attributes,
+        known_attributes=known_attributes,
+        pairs=torch.from_numpy(inputs.pairs),
+        geometry=torch.from_numpy(inputs.geometry),
+        motion=torch.from_numpy(inputs.motion),
+        frame_geometry=torch.from_numpy(inputs.per_frame),
+        seen=torch.from_numpy(inputs.seen),
+        predicates=predicates,
+        holds=torch.from_numpy(table),
+    )
