@@ -280,6 +280,25 @@ def test_walkers_wait_for_each_other_and_never_walk_through_each_other(world: Wo
         assert np.linalg.norm(timeline.T_world_entity[person - 1][-1, :2, 3] - place) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("ball_at", "goal", "leaves"),
+    [
+        ((-1.0, -1.2), (-1.0, 0.4), True),
+        ((-1.0, 0.4), (-0.9, 0.2), False),  # it lies where the way leads
+        ((2.2, 2.2), (-1.0, -1.4), False),  # it has rolled away by itself
+    ],
+)
+def test_who_walks_leaves_what_it_dealt_with_only_if_that_stays_behind(world, ball_at, goal, leaves) -> None:
+    def plan(stage: Stage) -> Activity:
+        stage.move(BALL, placed(*ball_at, 0.0, 0.0))
+        stage.actors[ADA].near = BALL
+        yield from go(stage, stage.actors[ADA], np.array(goal))
+
+    timeline = play(world, 5.0, plan)
+    assert bool(spans(timeline, "walking away from", obj=BALL)) == leaves
+    assert spans(timeline, "walking")
+
+
 def test_a_script_that_cannot_be_played_says_so(world: World) -> None:
     with pytest.raises(Impossible, match="cannot be taken"):
         play(world, 1.0, lambda stage: pick_up(stage, stage.actors[ADA], TABLE))

@@ -21,6 +21,7 @@ RUN_M_S = 2.6
 PERSONAL_M = 0.44  # nearer than this nobody walks towards another
 _ACCELERATION_M_S2 = 3.0
 _LEAVING_M = 1.5  # for how long one who walks away is still leaving
+_STILL_THERE_M = 2.0  # what is farther away than this has been left, or has left, before
 
 
 def turn_to(stage: Stage, actor: Actor, target: int) -> Activity:
@@ -54,7 +55,7 @@ def go(
     if float(np.linalg.norm(goal - actor.place)) < CELL_M:
         return
     speed = (RUN_M_S if run else speed_m_s) * (0.75 + 0.25 * min(actor.body.height_m / 1.7, 1.1))
-    leaving = actor.near if actor.near not in (None, target, past) else None
+    left = actor.near if actor.near not in (target, past) else None
     actor.gaze = None
     for attempt in range(6):
         path = stage.floor.path(
@@ -72,6 +73,7 @@ def go(
         meanwhile = [("carrying", thing) for thing in sorted(set(actor.holding.values()))]
         if target is not None:
             meanwhile.append(("running to" if run else "walking to", target))
+        leaving = left if left is not None and _leads_away(stage, actor, path, left) else None
         if (yield from _along(stage, actor, path, speed, meanwhile, leaving, past)):
             actor.near = target
             return
@@ -134,6 +136,18 @@ def _along(
             stage.end(me, "walking past", past)
     actor.base = upright
     return True
+
+
+def _leads_away(stage: Stage, actor: Actor, path: Float64, thing: int) -> bool:
+    """Whether the beginning of a path leads away from something that is still where one dealt with it: not thrown or
+    walked off, and not in one's own hands."""
+    if thing in actor.holding.values():
+        return False
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
+    end = path[min(int(np.searchsorted(length, _LEAVING_M)), len(path) - 1)]
+    middle = stage.middle(thing)[:2]
+    before, after = np.linalg.norm(actor.place - middle), np.linalg.norm(end - middle)
+    return bool(before < _STILL_THERE_M and after > before)
 
 
 def _note_passing(stage: Stage, me: int, past: int, place: Float64) -> None:
