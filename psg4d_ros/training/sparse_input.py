@@ -99,7 +99,7 @@ class SparseInput:
     @classmethod
     def from_tensors(cls, tensors: list[Tensor], num_frames: int) -> SparseInput:
         """The reverse of ``tensors``."""
-        levels = len(tensors) // 6  # 1 + 3 L + 3 (L - 1) tensors
+        levels = (len(tensors) + 2) // 6  # there are 1 + 3 L + 3 (L - 1)
         rest = tensors[1:]
         ends = list(accumulate([levels] * 3 + [levels - 1] * 3))
         pieces = [rest[a:b] for a, b in zip([0, *ends], ends, strict=False)]
