@@ -272,6 +272,18 @@ def test_windows_of_a_batch_do_not_learn_from_each_other():
             assert [bool(g.any()) for g in grad] == [k == i for k in range(4)]
 
 
+def test_mixed_precision_training_takes_both_turns():
+    chain = open_chain()
+    tokens = torch.stack([scene(chain, seed=seed) for seed in range(4)]).requires_grad_()
+    exact = chain.turn2_batch(chain.turn1_batch(tokens), batch_questions())[0].pair_hidden
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = chain.turn2_batch(chain.turn1_batch(tokens), batch_questions())[0].pair_hidden
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
+    rounded.square().sum().backward()
+    assert torch.isfinite(tokens.grad).all() and tokens.grad[0].any()
+    chain.zero_grad()
+
+
 def test_windows_that_do_not_fit_together_are_refused(chain):
     one, other = chain.turn1(scene(chain)), chain.turn1(scene(chain, 5))
     questions = batch_questions()

@@ -292,7 +292,7 @@ class SceneChain(nn.Module):
         marks = self.entry_gate * self.entry_state(question.slot_states.to(x))
         where = torch.tensor([i for entry in entries for i in entry], device=x.device)
         whose = torch.tensor([k for k, entry in enumerate(entries) for _ in entry], device=x.device)
-        return x.index_add(0, where, marks[whose])
+        return x.index_add(0, where, marks[whose].to(x.dtype))
 
 
 def _common_length(turn1s: Sequence[Turn1], packs: Sequence[Sequence[PairQuestion]]) -> int:
