@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import seen_events as events
 from seen_events import Mask, Seen
-from small_world import ADA, BALL, BEN, CAL, CHAIR, CHEST, CUP, MORE, TABLE, rng, small_world, spans
+from small_world import ADA, BALL, BEN, CAL, CHAIR, CHEST, CUP, MORE, TABLE, TABLE_TOP_M, rng, small_world, spans
 
 from psg4d_ros.data.simulation.acting import Activity, together, wait
 from psg4d_ros.data.simulation.activities import converse, look, sit_down, stand_up, start_seated
 from psg4d_ros.data.simulation.director import Cue, perform_script
-from psg4d_ros.data.simulation.frames import yaw_towards
+from psg4d_ros.data.simulation.frames import placed, yaw_towards
 from psg4d_ros.data.simulation.handling import hand_over, pick_up, put_down, start_holding
 from psg4d_ros.data.simulation.locomotion import follow, go, turn_to, walk_past, walk_to
 from psg4d_ros.data.simulation.predicates import ACTIVITY, PREDICATES
@@ -249,6 +249,24 @@ def agree(span: tuple[int, int], mask: Mask, slack_s: tuple[float, float]) -> bo
         return False
     off = abs(span[0] - where[0]) * STEP_S, abs(span[1] - where[-1] - 1) * STEP_S
     return off[0] <= slack_s[0] + 1e-9 and off[1] <= slack_s[1] + 1e-9
+
+
+@pytest.mark.parametrize(("screen_at", "used"), [((-0.3, 1.2), True), ((0.4, 1.2), True), ((-0.3, -2.4), False)])
+def test_a_keyboard_works_the_screen_before_it_and_none_behind_the_back(screen_at, used) -> None:
+    """A screen is looked at and used only where the head can turn to it and keys and screen belong together."""
+
+    def prepare(stage: Stage) -> None:
+        at_table(x=-0.3)(stage)
+        stage.move(MORE + 1, placed(*screen_at, TABLE_TOP_M, 0.0))
+
+    plan = ada(lambda s, a: type_on(s, a, MORE, MORE + 1, 2.0))
+    world = small_world(LAPTOP, ("monitor", (0.4, 0.1, 0.3), (-0.3, 1.2)), bystander=True)
+    timeline = perform_script(world, [Cue(0.0, (ADA,), plan)], duration_s=4.0, prepare=prepare)
+    seen = Seen(timeline).looks_at(ADA, MORE + 1, 30.0)
+    for name in ("using", "looking at"):
+        assert bool(spans(timeline, name, ADA, MORE + 1)) == used
+    assert bool(seen[30:50].all()) == used
+    assert spans(timeline, "typing on", ADA, MORE)
 
 
 def test_every_predicate_that_an_activity_decides_is_played() -> None:

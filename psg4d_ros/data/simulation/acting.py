@@ -7,11 +7,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from psg4d_ros.data.simulation.frames import yaw_towards
 from psg4d_ros.data.simulation.navigation import smooth_step
 from psg4d_ros.data.simulation.stage import Actor, Stage
 from psg4d_ros.data.simulation.world import STEP_S
 
 Activity = Generator[None, None, None]
+_NECK_TURN = 1.2  # radians
 
 
 class Impossible(Exception):
@@ -51,6 +53,12 @@ def ramp(seconds: float) -> Iterator[float]:
 def angle_between(a: float, b: float) -> float:
     """From yaw ``a`` to yaw ``b``, -pi to pi."""
     return float((b - a + np.pi) % (2 * np.pi) - np.pi)
+
+
+def in_view(stage: Stage, actor: Actor, target: int) -> bool:
+    """Whether the head turns as far as to something without the feet."""
+    way = stage.middle(target)[:2] - actor.place
+    return actor.posture != "lying" and abs(angle_between(actor.yaw, yaw_towards(way))) < _NECK_TURN
 
 
 @contextmanager

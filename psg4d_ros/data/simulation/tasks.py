@@ -7,7 +7,16 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, attempt, attending, ramp, wait
+from psg4d_ros.data.simulation.acting import (
+    Activity,
+    Impossible,
+    angle_between,
+    attempt,
+    attending,
+    in_view,
+    ramp,
+    wait,
+)
 from psg4d_ros.data.simulation.doors import turn_about
 from psg4d_ros.data.simulation.frames import facing, placed, turned, up, yaw_of, yaw_towards
 from psg4d_ros.data.simulation.handling import depth, resting_on
@@ -29,6 +38,7 @@ from psg4d_ros.data.simulation.world import STEP_S
 from psg4d_ros.structures import Float64
 
 _X = np.array([1.0, 0.0, 0.0])
+_KEYS_TO_SCREEN_M = 1.2  # a keyboard works the screen that stands before it
 
 
 def _hold(stage: Stage, actor: Actor, thing: int) -> Hold:
@@ -104,6 +114,7 @@ def use_held(
         return point
 
     steps = round(seconds / STEP_S)
+    screen = _in_view(stage, actor, screen)
     with stage.fact(actor.entity_id, name, thing), attending(stage, actor, screen or thing):
         yield from draw(stage, actor, hold.hands, lambda: raised(np.zeros(3)), 0.5)
         wish = actor.reaching[hand_key(hold.hands)]
@@ -115,6 +126,11 @@ def use_held(
             wish.target = lambda shift=shift: raised(shift)  # type: ignore[misc]
             yield
     yield from _back_to_chest(stage, actor, thing, hold)
+
+
+def _in_view(stage: Stage, actor: Actor, target: int | None) -> int | None:
+    """Something to look at while the hands work, if the head turns as far as that."""
+    return target if target is not None and in_view(stage, actor, target) else None
 
 
 def _free(actor: Actor) -> Hand:
@@ -201,7 +217,7 @@ def work_at(
     steps = round(seconds / STEP_S)
     rate = 0.35 if name == "stirring" else 0.22
     palm = np.array([0.0, 0.0, -1.0]) if name in ("cleaning", "using") and hand not in actor.holding else None
-    with attempt(stage, actor, name, thing), attending(stage, actor, watched or thing):
+    with attempt(stage, actor, name, thing), attending(stage, actor, _in_view(stage, actor, watched) or thing):
         if hand in actor.holding:
             yield from draw(stage, actor, (hand,), at_world(actor, point), 0.7)
         else:
@@ -281,6 +297,9 @@ def type_on(stage: Stage, actor: Actor, keyboard: int, screen: int | None, secon
         yield from turn_about(actor, yaw)
     elif not within_reach(actor, actor.place, actor.yaw, HANDS, keys):
         raise Impossible("the keys are out of reach")
+    screen = _in_view(stage, actor, screen)
+    if screen is not None and np.linalg.norm(stage.middle(screen)[:2] - keys[:2]) > _KEYS_TO_SCREEN_M:
+        screen = None
     steps = round(seconds / STEP_S)
     down = np.array([0.0, 0.0, -1.0])
     with ExitStack() as facts:
