@@ -243,7 +243,7 @@ def test_same_seed_gives_the_same_world() -> None:
 
 def test_worlds_hold_what_a_scene_needs(worlds: list[World]) -> None:
     for w in worlds:
-        assert 20 <= len(w.entities) <= 75
+        assert 20 <= len(w.entities) <= 85
         assert 1 <= len(w.people) <= 3
         labels = Counter(e.label for e in w.entities)
         assert labels["floor"] == labels["wall"] == labels["ceiling"] == 1

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psg4d_ros.data.simulation.acting import Activity, Impossible, attending, wait
+from psg4d_ros.data.simulation.acting import Activity, Impossible, in_view
+from psg4d_ros.data.simulation.locomotion import turn_to
 from psg4d_ros.data.simulation.poses import standing
-from psg4d_ros.data.simulation.repertoire import Proposal, Repertoire
+from psg4d_ros.data.simulation.repertoire import SELDOM, Proposal, Repertoire
 from psg4d_ros.data.simulation.set_scene import set_scene
 from psg4d_ros.data.simulation.stage import Actor, Stage
 from psg4d_ros.data.simulation.world import STEP_S, Timeline, World
 
 _ATTEMPTS = 12  # proposals that a person tries before it pauses
-_PATIENCE_S = 4.0  # for how long it waits for somebody else
+_PATIENCE_S = 6.0  # for how long it waits for somebody else
+_WANTED, _EAGER = 5, 12.0  # of what is seldom possible a scene prefers some, which differ from scene to scene
 
 
 @dataclass(eq=False)
@@ -35,7 +37,8 @@ class _Promise:
 
 
 class Director:
-    """Runs activities on a stage. promised: what somebody waits for others to take part in."""
+    """Runs activities on a stage. promised: what somebody waits for others to take part in; wanted: what this scene
+    shows rather than anything else, where it is possible."""
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
         self.stage = Stage(world)
@@ -44,16 +47,20 @@ class Director:
         self.done: Counter[str] = Counter()
         self.promised: list[_Promise] = []
         self.tastes: dict[tuple[int, str], float] = {}
+        self.wanted = frozenset(rng.choice(SELDOM, size=_WANTED, replace=False).tolist())
 
     def busy(self, person: int) -> bool:
         return any(person in r.people for r in self.running)
 
     def liking(self, actor: Actor, proposal: Proposal) -> float:
-        """How likely somebody does something: everybody has its own tastes."""
+        """How likely somebody does something: everybody has its own tastes, and what a scene is to show and has not
+        shown yet comes before what has been done."""
         key = actor.entity_id, proposal.name
         if key not in self.tastes:
             self.tastes[key] = float(self.rng.lognormal(0.0, 0.8))
-        return proposal.weight * self.tastes[key]
+        done = self.done[proposal.name]
+        wanted = _EAGER if proposal.purpose in self.wanted and not done else 1.0
+        return proposal.weight * self.tastes[key] * wanted / (1.0 + 2.0 * done)
 
     def start(self, activity: Activity, people: tuple[int, ...]) -> bool:
         """Begin an activity with the step that is being prepared; False when it turns out to be impossible."""
@@ -148,7 +155,7 @@ def _something_new(director: Director, actor: Actor) -> bool:
     for _ in range(_ATTEMPTS):
         if not choices:
             break
-        weights = np.array([director.liking(actor, c) / (1.0 + 2.0 * director.done[c.name]) for c in choices])
+        weights = np.array([director.liking(actor, c) for c in choices])
         choice = choices.pop(int(rng.choice(len(choices), p=weights / weights.sum())))
         if any(director.busy(p) for p in choice.people):
             partner = next(p for p in choice.people if p != actor.entity_id)
@@ -164,9 +171,20 @@ def _something_new(director: Director, actor: Actor) -> bool:
 
 
 def _watch(stage: Stage, actor: Actor, partner: int) -> Activity:
-    """Look at somebody until it has time."""
-    with attending(stage, actor, partner):
-        yield from wait(2 * _PATIENCE_S)
+    """Look at somebody until it has time, as far as the head turns, and turn after it."""
+    try:
+        for _ in range(round(2 * _PATIENCE_S / STEP_S)):
+            if in_view(stage, actor, partner):
+                actor.gaze = partner
+                stage.begin(actor.entity_id, "looking at", partner)
+            else:
+                actor.gaze = None
+                stage.end(actor.entity_id, "looking at", partner)
+                yield from turn_to(stage, actor, partner)
+            yield
+    finally:
+        actor.gaze = None
+        stage.end(actor.entity_id, "looking at", partner)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from psg4d_ros.data.simulation import household, joinery
 from psg4d_ros.data.simulation.assets import Design, mesh_library
 from psg4d_ros.data.simulation.classes import HOSTS, RULES, WordSplit
 from psg4d_ros.data.simulation.floor_space import Footprint
+from psg4d_ros.data.simulation.pastimes import put_at_hand
 from psg4d_ros.data.simulation.recipes import furnish
 from psg4d_ros.data.simulation.rooms import WALL_M, Opening, make_plan
 from psg4d_ros.data.simulation.shapes import Shape, box, shape
@@ -18,6 +19,7 @@ from psg4d_ros.data.simulation.world import World
 from psg4d_ros.structures import Float64
 
 MAX_ENTITIES = 60
+_DRAWN = 0.4  # share of curtains that hide their window
 
 
 def make_world(
@@ -41,10 +43,10 @@ def make_world(
     places = site.space.free_places(rng, people)
     for x, y in places:
         site.space.solids.append(Footprint(x, y, 0.3, 0.3, 0.0))  # small things keep off their feet
+    put_at_hand(site, places)
     _small_things(site, int(rng.integers(min(34 + 6 * rooms, MAX_ENTITIES - 4), MAX_ENTITIES + 1)) - len(places))
     for x, y in places:
-        room = next((i for i, r in enumerate(site.plan.rooms) if r.x0 <= x <= r.x1 and r.y0 <= y <= r.y1), 0)
-        site.add_person(x, y, room)
+        site.add_person(x, y, site.plan.room_at(x, y))
     return site.world(name)
 
 
@@ -84,15 +86,17 @@ def _before(o: Opening, distance: float) -> tuple[float, float]:
 
 
 def _curtains(site: Site, o: Opening, yaw: float) -> None:
-    """A pair of one cloth, drawn aside."""
-    low, high = 0.04, min(o.high + 0.12, site.plan.height_m - 0.1)
-    width = float(site.rng.uniform(0.25, 0.4))
+    """A pair of one cloth, drawn aside or, not down to the floor, before the window with a gap between them."""
+    drawn = site.chance(_DRAWN)
+    low, high = max(o.low - 0.1, 0.04) if drawn else 0.04, min(o.high + 0.12, site.plan.height_m - 0.1)
+    width = o.width / 2 if drawn else float(site.rng.uniform(0.25, 0.4))
+    out = width / 2 + 0.065 if drawn else o.width / 2 + 0.02
     made = household.curtain(site.rng, site.held_out, width, high - low)
     first: int | None = None
     T = pose(o.center[0], o.center[1], 0.0, yaw)
     room = site.plan.rooms[o.room]
     for side in (-1, 1):
-        x, y = (T @ (side * (o.width / 2 + 0.02), -WALL_M / 2 - 0.07, 0, 1))[:2].tolist()
+        x, y = (T @ (side * out, -WALL_M / 2 - 0.07, 0, 1))[:2].tolist()
         spot = Footprint(x, y, width / 2 + 0.06, 0.06, yaw, low, high + 0.03)
         if site.space.fits(spot, room):
             site.space.take(spot)

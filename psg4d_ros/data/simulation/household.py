@@ -58,7 +58,7 @@ def blanket(rng: Rng, held_out: bool) -> Design:
 
 def towel(rng: Rng, held_out: bool) -> Design:
     u = rng.uniform
-    w, d, high = u(0.25, 0.35), u(0.18, 0.28), u(0.018, 0.025)
+    w, d, high = u(0.22, 0.31), u(0.18, 0.28), u(0.018, 0.025)  # one hand wipes with it
     count = 2 if held_out else int(rng.integers(3, 5))
     pieces = [moved(cushion((w, d, high * 1.15), roundness=0.25), 0, 0, i * high) for i in range(count)]
     return built("towel", *pieces)

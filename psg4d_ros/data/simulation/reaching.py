@@ -18,6 +18,7 @@ from psg4d_ros.structures import Float64
 
 REACHED_M = 0.02  # farther from its target a palm does not touch it
 TWO_HANDED_M = 0.3  # what is wider takes both hands
+_SLENDER_M = 0.1  # one hand reaches around it, however long it is
 _FLAT_M = 0.07  # what is lower is taken from above
 
 
@@ -108,7 +109,7 @@ def hands_for(stage: Stage, actor: Actor, thing: int) -> tuple[Hand, ...]:
     """The free hands that lift a thing. Raises Impossible when there are not enough."""
     entity = stage.entity(thing)
     free = tuple(h for h in HANDS if h not in actor.holding)
-    big = max(entity.size[:2]) > TWO_HANDED_M and max(entity.size) > 0.32
+    big = max(entity.size[:2]) > TWO_HANDED_M and max(entity.size) > 0.32 and min(entity.size[:2]) > _SLENDER_M
     if not free or (big and len(free) < 2):
         raise Impossible("no hand is free")
     return HANDS if big else free[:1]

@@ -374,6 +374,10 @@ def _on_walls(site: Site, room: int) -> None:
         site.hang(household.wall_clock(rng, site.held_out), room, float(rng.uniform(1.75, 1.95)))
     if site.optional(0.5 if kind == "corridor" else 0.2):
         site.hang(household.mirror(rng, site.held_out), room, float(rng.uniform(0.5, 0.7)))
+    if site.optional(0.35):
+        site.lean(household.picture_on_wall(rng, site.held_out), room)
+    if site.optional(0.2):
+        site.lean(household.mirror(rng, site.held_out), room)
     if site.optional({"office": 0.5, "corridor": 0.6}.get(kind, 0.08)):
         site.hang(household.wall_sign(rng, site.held_out), room, float(rng.uniform(1.5, 1.9)))
     if site.allowed("heater") and site.chance(0.5):

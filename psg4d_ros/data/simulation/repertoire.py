@@ -9,7 +9,7 @@ import numpy as np
 from psg4d_ros.data.simulation.acting import Activity, Impossible, together, wait
 from psg4d_ros.data.simulation.activities import converse, get_up, lie_down, look, sit_down, stand_up, walk_up_and_talk
 from psg4d_ros.data.simulation.handling import hand_over, pick_up, put_down
-from psg4d_ros.data.simulation.locomotion import follow, go, walk_past, walk_to
+from psg4d_ros.data.simulation.locomotion import beside, follow, go, walk_past, walk_to
 from psg4d_ros.data.simulation.reaching import covering_joints, open_to
 from psg4d_ros.data.simulation.shifting import kick, operate, push_off, shift, throw, throw_and_catch
 from psg4d_ros.data.simulation.stage import Actor, Stage
@@ -33,6 +33,9 @@ _OPERATED = frozenset(
 )
 _SHIFTED = frozenset({"chair", "stool", "box", "cart", "trash can", "suitcase", "basket", "bench"})
 _SWEPT = frozenset({"ball", "book", "can", "toy", "box", "bottle", "cup", "remote control", "pillow", "carton"})
+# What people seldom get to do by chance, because all that it needs has to be there.
+SELDOM = ("throw", "pour", "stir", "clean", "push off", "eat", "read", "type", "pull", "close")
+TOOLS = frozenset({"ball", "towel", "spoon", "fork", "bottle", "carton", "book"})  # what most of it is done with
 USEFUL = _DRINKS | _SPOONS | _PRESSED | _TOYS | _THROWN | {"book", "towel"}  # something can be done with these in hand
 
 
@@ -44,6 +47,11 @@ class Proposal:
     weight: float
     people: tuple[int, ...]
     activity: Activity
+
+    @property
+    def purpose(self) -> str:
+        """What it is done for: something may have to be fetched first."""
+        return self.name.removeprefix("take and ").removeprefix("take to ")
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class Repertoire:
         for other in stage.actors.values():
             if other is not actor:
                 self.add("run to", 0.4, walk_to(stage, actor, other.entity_id, run=True))
-                self.add("walk past", 0.5, self._past(other.entity_id))
+                self.add("walk past", 0.9, self._past(other.entity_id))
         for e in self.around[3:5]:
             self.add("walk past", 0.2, self._past(e.entity_id))
             self.add("run to", 0.2, walk_to(stage, actor, e.entity_id, run=True))
@@ -175,15 +183,15 @@ class Repertoire:
         for other in self.free:
             if actor.posture == "standing":
                 out.append(_Use("hand over", 2.0, hand_over(stage, actor, other, thing), (other,)))
-                if label in _THROWN:
-                    out.append(_Use("throw", 8.0, throw_and_catch(stage, actor, thing, other, self.rng), (other,)))
+            if label in _THROWN and other.posture == "standing" and not other.holding:
+                out.append(_Use("throw", 6.0, self._throw_to(thing, other), (other,)))
         if label in _THROWN:
             out.append(_Use("throw away", 1.5, self._throw_away(thing)))
         if label in _DRINKS:
             out.append(_Use("drink", 3.0, drink(stage, actor, thing, int(self.rng.integers(1, 4)))))
         if label in _POURS:
             for e in self.near(_FILLED, 2):
-                out.append(_Use("pour", 2.5, pour(stage, actor, thing, e.entity_id)))
+                out.append(_Use("pour", 4.0, pour(stage, actor, thing, e.entity_id)))
         if label == "book":
             out.append(_Use("read", 3.0, read(stage, actor, thing, seconds(2.0, 4.0))))
         if label in _PRESSED:
@@ -194,12 +202,12 @@ class Repertoire:
             out.append(_Use("play", 1.5, use_held(stage, actor, thing, None, seconds(1.5, 3.0), play)))
         if label in _SPOONS:
             for e in self.near(_STIRRED, 2):
-                out.append(_Use("stir", 3.0, self._work(e, "stirring", 0.03, 0.05)))
+                out.append(_Use("stir", 5.0, self._work(e, "stirring", 0.03, 0.05)))
             for e in self.near(_DISHES, 2):
                 out.append(_Use("eat", 3.0, eat(stage, actor, e.entity_id)))
         if label == "towel":
             for e in self._tables():
-                out.append(_Use("clean", 3.0, self._work(e, "cleaning", 0.12, 0.0)))
+                out.append(_Use("clean", 6.0, self._work(e, "cleaning", 0.12, 0.0)))
         return out
 
     def _work(self, e: Entity, name: str, circle_m: float, above_m: float) -> Activity:
@@ -213,13 +221,19 @@ class Repertoire:
             weights = np.array([u.weight for u in uses])
             use = uses[int(self.rng.choice(len(uses), p=weights / weights.sum()))]
             # Vessels are everywhere: what can be done with few things only would hardly ever be seen.
-            weight = 1.0 if use.name in ("drink", "hand over") else 3.0
-            activity = _one_after_the_other(self._fetch(thing), use.activity)
-            self.add(f"take and {use.name}", weight, activity, *use.others)
+            weight = 1.0 if use.name in ("drink", "hand over") else max(use.weight, 3.0)
+            if use.others:  # who need not wait while it is fetched
+                self.add(f"take to {use.name}", weight, self._fetch(thing))
+            else:
+                self.add(f"take and {use.name}", weight, _one_after_the_other(self._fetch(thing), use.activity))
 
     def _tables(self) -> list[Entity]:
         wanted = ("table", "desk", "counter", "cabinet")
         return [e for e in self.around if e.label in wanted and any(s.kind == "top" for s in e.surfaces)][:2]
+
+    def _on_table(self, e: Entity) -> bool:
+        parent, index = self.stage.supports.get(e.entity_id, (0, -1))
+        return index >= 0 and self.stage.entity(parent).is_thing and self.stage.surface(parent, index)[0].kind == "top"
 
     def _places(self, parent: Entity) -> list[int]:
         """Surfaces of a thing that something may be put on; one of each kind is enough."""
@@ -255,6 +269,13 @@ class Repertoire:
         if joint is not None and actor.free_hand() is not None and self.rng.random() < 0.7:
             yield from operate(stage, actor, parent, joint, 0.0)
 
+    def _throw_to(self, thing: int, catcher: Actor) -> Activity:
+        """Throw something to somebody, from a few steps away."""
+        stage, actor = self.stage, self.actor
+        if actor.posture == "standing" and not 1.5 < np.linalg.norm(catcher.place - actor.place) < 4.0:
+            yield from go(stage, actor, beside(stage, actor, catcher.entity_id, 1.9), target=catcher.entity_id)
+        yield from throw_and_catch(stage, actor, thing, catcher, self.rng)
+
     def _throw_away(self, thing: int) -> Activity:
         place = self._far_place(self.actor.place)
         yield from throw(self.stage, self.actor, thing, np.append(place, 0.1), self.rng)
@@ -265,11 +286,11 @@ class Repertoire:
             small = [e for e in self.around if e.graspable and not stage.on(e.entity_id)]
             for e in small[:2]:
                 self.add("pick up", 0.7, self._fetch(e.entity_id))
-            for e in [e for e in small if e.label in USEFUL][:8]:
+            for e in sorted((e for e in small if e.label in USEFUL), key=lambda e: e.label not in TOOLS)[:8]:
                 self._fetch_and_use(e.entity_id)
             for e in self.near(frozenset({"keyboard", "laptop"}), 2):
                 screen = next((m.entity_id for m in self.near("monitor")), None) if e.label == "keyboard" else None
-                self.add("type", 2.0, type_on(stage, actor, e.entity_id, screen, self.seconds(2.0, 4.0)))
+                self.add("type", 4.0, type_on(stage, actor, e.entity_id, screen, self.seconds(2.0, 4.0)))
             for e in self.near(_DISHES):
                 self.add("eat", 0.6, eat(stage, actor, e.entity_id))
         elif len(actor.holding) == 1 and next(iter(actor.holding.values())):
@@ -288,8 +309,8 @@ class Repertoire:
         for e in self.near("ball"):
             if stage.carrier[e.entity_id - 1] == stage.floor_below(actor.place):
                 self.add("kick", 10.0, kick(stage, actor, e.entity_id, self.rng))
-        for e in self.near(_SWEPT, 3):
-            self.add("push off", 0.5, push_off(stage, actor, e.entity_id, self.rng))
+        for e in [e for e in self.near(_SWEPT, 99) if self._on_table(e)][:4]:
+            self.add("push off", 1.0, push_off(stage, actor, e.entity_id, self.rng))
         if not actor.holding:
             for e in self.near(_SHIFTED, 3):
                 pull = bool(self.rng.random() < 0.45)

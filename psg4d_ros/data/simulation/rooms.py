@@ -48,6 +48,10 @@ class FloorPlan:
     ceiling: Design
     height_m: float
 
+    def room_at(self, x: float, y: float) -> int:
+        """The number of the room that a place is in; the first where it is in none, as in a doorway."""
+        return next((i for i, r in enumerate(self.rooms) if r.x0 <= x <= r.x1 and r.y0 <= y <= r.y1), 0)
+
 
 @dataclass(frozen=True)
 class _Segment:

@@ -11,18 +11,22 @@ from psg4d_ros.data.simulation.acting import Impossible
 from psg4d_ros.data.simulation.activities import start_lying, start_seated
 from psg4d_ros.data.simulation.doors import swept
 from psg4d_ros.data.simulation.handling import start_holding
-from psg4d_ros.data.simulation.repertoire import USEFUL, around
+from psg4d_ros.data.simulation.repertoire import TOOLS, USEFUL, around
 from psg4d_ros.data.simulation.stage import Stage
 from psg4d_ros.data.simulation.world import Entity
 
-_SEATED, _LYING, _HOLDING, _DOOR_OPEN, _FRONT_OPEN = 0.3, 0.5, 0.3, 0.6, 0.06
+_SEATED, _LYING, _HOLDING, _DOOR_OPEN, _FRONT_OPEN = 0.3, 0.5, 0.5, 0.6, 0.06
+_BALLGAME = 0.6  # share of scenes with company in which a ball is what somebody holds first
 
 
 def set_scene(stage: Stage, rng: np.random.Generator) -> None:
     """Change the stage before the first step."""
     _open_some(stage, rng)
+    ballgame = len(stage.actors) > 1 and rng.random() < _BALLGAME
     for actor in stage.actors.values():
-        what, holds = rng.random(), rng.random() < _HOLDING
+        # Somebody with a ball wants it caught: the others keep their hands free.
+        game = any(stage.entity(thing).label == "ball" for thing in stage.holds)
+        what, holds = rng.random(), rng.random() < _HOLDING and not game
         near = around(stage, actor, rng, 6.0)
         beds = [e.entity_id for e in near if _has(e, "lying")]
         if what < _LYING and beds:
@@ -34,8 +38,10 @@ def set_scene(stage: Stage, rng: np.random.Generator) -> None:
         stage.settle(actor)
         if holds and actor.posture != "lying":
             small = [e.entity_id for e in near if e.graspable and not stage.on(e.entity_id) and max(e.size) < 0.35]
+            balls = [e for e in small if stage.entity(e).label == "ball" and ballgame]
+            tools = [e for e in small if stage.entity(e).label in TOOLS]
             useful = [e for e in small if stage.entity(e).label in USEFUL]
-            _first(partial(start_holding, stage, actor), useful + small)
+            _first(partial(start_holding, stage, actor), balls + tools + useful + small)
             stage.settle(actor)
 
 

@@ -18,6 +18,7 @@ from psg4d_ros.structures import Float64
 # What is put down square to its table.
 _SQUARE = {"laptop", "monitor", "television", "picture", "clock", "speaker", "computer", "book", "pillow"}
 
+_LEAN_RAD = (0.12, 0.3)
 _SOFT = {"pillow", "blanket", "towel", "bag", "backpack"}
 
 
@@ -224,6 +225,34 @@ class Site:
                 if box.low < 1.7:
                     self.space.take(box)
                 return self.add(design, pose(x, y, z, yaw), (self.wall, -1))
+        return None
+
+    def lean(self, design: Design | None, room: int, tries: int = 10) -> int | None:
+        """Stands a thing on the floor with its upper edge against a wall, tilted as what would slide otherwise is.
+
+        None, also for no design: nothing was placed.
+        """
+        if design is None:
+            return None
+        area = self.plan.rooms[room]
+        angle = float(self.rng.uniform(*_LEAN_RAD))
+        tilt = np.eye(4)
+        tilt[1:3, 1:3] = (np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))
+        tilt[2, 3] = -min(float((s.vertices @ tilt[2, :3]).min()) for s in design.shapes)
+        shapes = tuple(replace(s, vertices=s.vertices @ tilt[:3, :3].T + tilt[:3, 3]) for s in design.shapes)
+        leaning = replace(design, shapes=shapes, surfaces=(), grip=None)
+        points = np.concatenate([s.vertices for s in shapes])
+        if points[points[:, 1].argmax(), 2] < 0.6 * leaning.high[2]:
+            return None  # its back is too round: it would touch the wall with its lower half
+        for _ in range(tries):
+            x, y, yaw = self.beside_wall(leaning, area, int(self.rng.integers(4)), float(self.rng.random()), 0.004)
+            box = footprint(leaning, x, y, yaw)
+            if self.space.fits(box, area) and self.space.reachable((box,), ()):
+                self.space.take(box)
+                index = self.add(design, pose(x, y, 0.0, yaw) @ tilt, (self.floor, room))
+                # It stays as it is: people would hold it as tilted as it stood.
+                self.entities[index] = replace(self.entities[index], movable=False, graspable=False)
+                return index
         return None
 
     def host(self, index: int, place: str, kinds: tuple[str, ...]) -> None:
