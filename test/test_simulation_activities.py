@@ -25,7 +25,7 @@ from small_world import (
 )
 
 from psg4d_ros.data.simulation.acting import Activity, Impossible
-from psg4d_ros.data.simulation.activities import get_up, lie_down, sit_down, stand_up
+from psg4d_ros.data.simulation.activities import converse, get_up, lie_down, sit_down, stand_up, start_seated
 from psg4d_ros.data.simulation.classes import TRAIN_WORDS
 from psg4d_ros.data.simulation.director import Cue, perform, perform_script
 from psg4d_ros.data.simulation.frames import placed
@@ -297,6 +297,18 @@ def test_who_walks_leaves_what_it_dealt_with_only_if_that_stays_behind(world, ba
     timeline = play(world, 5.0, plan)
     assert bool(spans(timeline, "walking away from", obj=BALL)) == leaves
     assert spans(timeline, "walking")
+
+
+def test_nobody_talks_to_somebody_behind_the_back(world: World) -> None:
+    def prepare(stage: Stage) -> None:
+        start_seated(stage, stage.actors[ADA], CHAIR)
+        behind = stage.actors[BEN]
+        behind.place = stage.actors[ADA].place - 1.2 * stage.actors[ADA].forward
+        stage.settle(behind)
+
+    cue = Cue(0.0, (ADA, BEN), lambda stage: converse(stage, stage.actors[ADA], stage.actors[BEN], 2.0))
+    with pytest.raises(Impossible, match="the back to the other"):
+        perform_script(world, [cue], duration_s=4.0, prepare=prepare)
 
 
 def test_a_script_that_cannot_be_played_says_so(world: World) -> None:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from psg4d_ros.data.simulation.acting import Activity, Impossible, angle_between, attending, ramp, together, wait
+from psg4d_ros.data.simulation.acting import (
+    Activity,
+    Impossible,
+    angle_between,
+    attending,
+    in_view,
+    ramp,
+    together,
+    wait,
+)
 from psg4d_ros.data.simulation.bodies import Pose, blend
 from psg4d_ros.data.simulation.doors import turn_about
 from psg4d_ros.data.simulation.frames import facing, placed, yaw_of, yaw_towards
@@ -331,6 +340,8 @@ def look(stage: Stage, actor: Actor, target: int, seconds: float) -> Activity:
 def converse(stage: Stage, a: Actor, b: Actor, seconds: float) -> Activity:
     """Two turn to each other, look at each other and talk."""
     yield from together(_face(stage, a, b), _face(stage, b, a))
+    if not (in_view(stage, a, b.entity_id) and in_view(stage, b, a.entity_id)):
+        raise Impossible("one sits with the back to the other")
     with (
         stage.fact(a.entity_id, "talking to", b.entity_id),
         stage.fact(b.entity_id, "talking to", a.entity_id),
