@@ -2,6 +2,7 @@
 
 Trained are the low-rank adapters, the pair token and the relation head; all of them serve in 4D unchanged. The language
 model runs in a share of the steps, and the path around it learns in every step, so that it stands on its own.
+
 Each data set's annotators chose among their own phrases: those alone compete, in a softmax with "no relation", whose
 logit is fixed at 0. So a logit means log-odds against no relation, as the sigmoid in 4D reads it.
 """
@@ -22,8 +23,11 @@ from psg4d_ros.evaluation.image_relations import ImageScores, Pair, image_recall
 from psg4d_ros.model.chain import DescribedObject, PairQuestion, Turn2
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.structures import Float32
+from psg4d_ros.training.answer_loss import answer_loss, relation_answer
 from psg4d_ros.training.images import ImageItem, ImageSources, question_item
 
+_ANSWERS = 16  # pairs of a micro-batch whose answers are written: the pass grows with their number
+_IMAGES_PER_PASS = 16  # in validation
 _IMPOSSIBLE = -1e9  # a logit that leaves no probability; finite, so that 0 times it is 0
 
 
@@ -32,10 +36,12 @@ class Stage1Recipe:
     """What is learnt from images."""
 
     language_model_share: float = knob(0.5, "share of the steps that run the language model", low=0.0, high=1.0)
-    alone_weight: float = knob(
-        1.0, "weight of the path without the language model in the steps that run it", low=0.0, high=100.0
+    language_model_images: int = knob(
+        16, "the most images of a micro-batch that the language model reads, in one pass", low=1, high=1024
     )
-    images_per_pass: int = knob(8, "images side by side in one pass of the language model", low=1, high=256)
+    alone_weight: float = knob(1.0, "weight of the path without the language model", low=1e-3, high=100.0)
+    answer_share: float = knob(0.5, "share of its steps in which it also learns to write answers", low=0.0, high=1.0)
+    answer_weight: float = knob(0.3, "weight of written answers", low=0.0, high=100.0)
     adapter_lr: float = knob(1e-3, "learning rate of the language model's adapters", low=0.0, high=1.0)
     head_lr: float = knob(3e-3, "learning rate of the pair token and the relation head", low=0.0, high=1.0)
 
@@ -51,28 +57,33 @@ class Stage1Losses(nn.Module):
         """What is trained, with its learning rates; nothing that only 4D has (motion, frames, slot states)."""
         model, recipe = self.model, self.recipe
         pair, head = model.chain.pair_embedding, model.relation_head
-        parts: list[nn.Module] = [pair.subject, pair.object, pair.geometry, pair.norm]
-        parts += [head.hidden_norm, head.from_hidden, head.subject, head.object, head.geometry, head.key, head.prior]
-        adapters = [p for n, p in model.language_model.named_parameters() if "adapter_" in n]
+        parts: list[nn.Module] = [head.subject, head.object, head.geometry, head.key, head.prior]
+        adapters: list[nn.Parameter] = []
+        if recipe.language_model_share > 0:
+            parts += [pair.subject, pair.object, pair.geometry, pair.norm, head.hidden_norm, head.from_hidden]
+            adapters = [p for n, p in model.language_model.named_parameters() if "adapter_" in n]
         groups = (([p for m in parts for p in m.parameters()], recipe.head_lr), (adapters, recipe.adapter_lr))
         return [{"params": params, "lr": lr} for params, lr in groups if params and lr > 0]
 
     def forward(self, items: Sequence[ImageItem], generator: torch.Generator) -> dict[str, Tensor]:
-        """Weighted losses by name, means over the pairs; their sum is what is descended.
+        """Weighted losses by name: of the head with the language model, without it, and of written answers. Means over
+        the pairs; their sum is what is descended.
 
         generator: on the CPU; all chance of this step comes from it.
         """
-        recipe = self.recipe
-        run = float(torch.rand((), generator=generator)) < recipe.language_model_share
-        batch = PairBatch.of(self.model, items)
-        losses = {}
-        if run:
-            hidden = torch.cat([t.pair_hidden for t in ask_images(self.model, items, recipe.images_per_pass)])
-            losses["relation"] = batch.loss(self.model, hidden)
-        if not run or recipe.alone_weight > 0:
-            weight = recipe.alone_weight if run else 1.0
-            losses["relation_alone"] = weight * batch.loss(self.model, None)
+        model, recipe = self.model, self.recipe
+        losses = {"relation_alone": recipe.alone_weight * PairBatch.of(model, items).loss(model, None)}
+        if _chance(recipe.language_model_share, generator):
+            read = items[: recipe.language_model_images]
+            turn2 = ask_images(model, read)
+            losses["relation"] = PairBatch.of(model, read).loss(model, turn2.pair_hidden)
+            if _chance(recipe.answer_share, generator):
+                losses["answer"] = recipe.answer_weight * image_answers(model, read, turn2, generator)
         return losses
+
+
+def _chance(share: float, generator: torch.Generator) -> bool:
+    return float(torch.rand((), generator=generator)) < share
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,35 +147,45 @@ class PairBatch:
         return -(target * self.log_probabilities(model, hidden)).sum() / max(len(target), 1)
 
 
-def ask_images(model: PSG4D, items: Sequence[ImageItem], images_per_pass: int) -> list[Turn2]:
-    """Turn 2 about images, after the text without a scene; some images in each pass, no image sees another."""
-    nothing = torch.zeros(0, model.language_model.hidden_size, device=model.device)
-    turn1 = model.chain.turn1(nothing)
+def ask_images(model: PSG4D, items: Sequence[ImageItem]) -> Turn2:
+    """Turn 2 about images, after the text without a scene, in one pass; no image sees another."""
+    turn1 = model.chain.turn1(torch.zeros(0, model.language_model.hidden_size, device=model.device))
     questions = [
         PairQuestion([DescribedObject(0, label) for label in item.labels], item.pairs, item.geometry) for item in items
     ]
-    starts = range(0, len(questions), images_per_pass)
-    return [model.chain.turn2_packed(turn1, questions[i : i + images_per_pass]) for i in starts]
+    return model.chain.turn2_packed(turn1, questions)
 
 
-def image_scores(
-    model: PSG4D, predicates: tuple[str, ...], *, language_model: bool, images_per_pass: int = 8
-) -> ImageScores:
+def image_answers(model: PSG4D, items: Sequence[ImageItem], turn2: Turn2, generator: torch.Generator) -> Tensor:
+    """Loss of the written answers for some pairs, about half of them without a relation. An image is a window of one
+    frame; of several predicates that hold, one is drawn."""
+    lm = model.language_model
+    asked = [(row, item.predicates) for item in items for row in item.holds]
+    drawn = torch.randperm(len(asked), generator=generator)[:_ANSWERS]
+    answers = []
+    for holds, predicates in (asked[i] for i in drawn.tolist()):
+        true = holds.nonzero()[:, 0]
+        one = predicates[int(true[torch.randint(len(true), (), generator=generator)])] if len(true) else None
+        answers.append(relation_answer(lm, one, 0, 1, 1))
+    return answer_loss(lm, turn2.branches().select(drawn), answers)
+
+
+def image_scores(model: PSG4D, predicates: tuple[str, ...], *, language_model: bool) -> ImageScores:
     """Probabilities of ``predicates`` by the model, with or without its language model."""
 
+    @torch.no_grad()
     def scores(graphs: Sequence[SceneGraph2D], pairs: Sequence[Sequence[Pair]]) -> list[Float32]:
         items = [question_item(g, p, predicates) for g, p in zip(graphs, pairs, strict=True)]
-        batch = PairBatch.of(model, items)
         hidden = None
         if language_model:
-            hidden = torch.cat([t.pair_hidden for t in ask_images(model, items, images_per_pass)])
-        table = batch.log_probabilities(model, hidden)[:, :-1].exp().cpu().numpy()
+            parts = (items[i : i + _IMAGES_PER_PASS] for i in range(0, len(items), _IMAGES_PER_PASS))
+            hidden = torch.cat([ask_images(model, part).pair_hidden for part in parts])
+        table = PairBatch.of(model, items).log_probabilities(model, hidden)[:, :-1].exp().cpu().numpy()
         return np.split(table, np.cumsum([len(p) for p in pairs])[:-1])
 
     return scores
 
 
-@torch.no_grad()
 def validate_stage1(
     model: PSG4D, sources: ImageSources, *, language_model: bool = True, limit: int | None = None
 ) -> dict[str, float]:
