@@ -1,4 +1,4 @@
-"""The command line: ``psg4d demo | replay | eval | simulate | check``. Tables go to stdout, the rest to stderr.
+"""The command line: ``psg4d demo | replay | eval | simulate | train | check``. Tables go to stdout, the rest to stderr.
 
 Exit status: 0 ok, 1 an error of ours (one line that says what and what would be right), 2 wrong usage.
 Heavy imports happen inside the verbs, so that ``--help`` answers at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -107,6 +108,33 @@ def _parser() -> argparse.ArgumentParser:
     simulation.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     simulation.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
     simulation.set_defaults(run=_simulate)
+    training = verbs.add_parser("train", parents=[common], help="train the model, from nothing or from a checkpoint")
+    training.add_argument("recipe", metavar="RECIPE", help="all, smoke, another config/train_RECIPE.yaml, or a file")
+    training.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: out/train_RECIPE)")
+    training.add_argument(
+        "--minutes", "--max-minutes", type=float, metavar="N", help="for everything: scenes, stages, checkpoint"
+    )
+    training.add_argument("--steps", type=int, metavar="N", help="optimiser steps of each stage")
+    training.add_argument("--seed", type=int, default=0, help="of weights, scenes and windows (default: 0)")
+    training.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        metavar="DIR",
+        help="go on with the run in --out (without DIR) or in DIR; or train on from the checkpoint DIR",
+    )
+    training.add_argument("--scenes", type=int, metavar="N", help="scenes to train on (default: by the minutes)")
+    training.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder with scenes in train/ and val/ (default: made in --out)"
+    )
+    training.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of 2D data sets for stage 1 (default: $PSG4D_IMAGES)"
+    )
+    training.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. stage2_geometry.batch=4"
+    )
+    training.add_argument("--quiet", "-q", action="store_true", help="no progress bars")
+    training.set_defaults(run=_train)
     check = verbs.add_parser("check", parents=[common], help="say what is installed, what is missing and how to get it")
     check.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
     check.add_argument("--dataset", type=Path, metavar="ROOT", help="look at a download of PSG4D instead")
@@ -241,6 +269,43 @@ def _simulate(options: argparse.Namespace) -> int:
         runtime = {"wall_s": round(time.perf_counter() - start, 3)}
         write_json(options.json, {"out": str(options.out), **values, "runtime": runtime})
     print(statistics_table(values))
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.json:
+        check_writable(options.json)
+    from psg4d_ros.training.recipe import load_recipe
+    from psg4d_ros.training.report import training_table
+    from psg4d_ros.training.run import RUN, RunOptions, train
+
+    recipe = load_recipe(options.recipe, options.set)
+    images = os.environ.get("PSG4D_IMAGES")
+    out = options.out or Path("out") / f"train_{Path(options.recipe).stem}"
+    start = None
+    if isinstance(options.resume, str):
+        if (Path(options.resume) / RUN).is_file():
+            out = Path(options.resume)
+        else:
+            start = Path(options.resume)
+    result = train(
+        recipe,
+        RunOptions(
+            out=out,
+            minutes=options.minutes,
+            steps=options.steps,
+            seed=options.seed,
+            start=start,
+            scenes=options.scenes,
+            data=options.data,
+            images=options.images or (Path(images) if images else None),
+            resume=options.resume is not None,
+            quiet=options.quiet,
+        ),
+    )
+    if options.json:
+        write_json(options.json, result)
+    print(training_table(result))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,9 @@ class StageRecipe:
     validations: int = knob(4, "evenly spread validations, the one at the end included", low=1, high=1000)
 
 
+R = TypeVar("R", bound=StageRecipe)
+
+
 class StageModule(Protocol):
     """What computes a stage's losses: an ``nn.Module``."""
 
@@ -75,7 +78,7 @@ class Stage:
     validate: Callable[[], Mapping[str, float]] | None = None
 
 
-def sized(recipe: StageRecipe, device: torch.device, cores: int) -> StageRecipe:
+def sized(recipe: R, device: torch.device, cores: int) -> R:
     """The recipe with its automatic sizes chosen for a device and the number of CPU cores that may be used.
 
     Raises ConfigError when a micro-batch is larger than the batch.

@@ -57,6 +57,7 @@ def train_stage(
     *,
     seed: int,
     seconds: float | None = None,
+    after: int = 0,
     save_every_s: float = 120.0,
     clock: Callable[[], float] = time.monotonic,
     quiet: bool = True,
@@ -64,12 +65,13 @@ def train_stage(
     """Train a stage in ``folder``, going on from the state there; leaves the averaged weights in its module.
 
     The recipe's sizes are set (``stage.sized``). seconds: time for the whole stage; a stage that goes on keeps the time
-    it started with. One of ``seconds`` and the recipe's steps must be given; with both, what ends first. Several
+    it started with. after: how many times as long as a validation takes must be left of it when the stage ends.
+    One of ``seconds`` and the recipe's steps must be given; with both, what ends first. Several
     processes (``accelerate launch``) share each step's batch; the first writes.
     Raises ConfigError for settings that do not fit, also when memory runs out with half the micro-batch, and Psg4dError
     when gradients stay infinite.
     """
-    return _StageRun(stage, folder, accelerator, seed, seconds, save_every_s, clock, quiet).run()
+    return _StageRun(stage, folder, accelerator, seed, seconds, after, save_every_s, clock, quiet).run()
 
 
 class _StageRun:
@@ -80,6 +82,7 @@ class _StageRun:
         accelerator: Accelerator,
         seed: int,
         seconds: float | None,
+        after: int,
         save_every_s: float,
         clock: Callable[[], float],
         quiet: bool,
@@ -90,7 +93,8 @@ class _StageRun:
         if seconds is None and not recipe.steps:
             raise ConfigError(f"{stage.name}: neither minutes nor steps are given; give --minutes or --steps")
         self.stage, self.folder, self.accelerator = stage, folder, accelerator
-        self.save_every_s, self.clock, self.quiet = save_every_s, clock, quiet
+        self.after, self.save_every_s, self.clock, self.quiet = after, save_every_s, clock, quiet
+        seconds = None if seconds is None else self._of_first(seconds)
         self.share = recipe.batch // processes
         self.first_place = accelerator.process_index * self.share
         self.optimization = Optimization(stage.module, recipe)
@@ -152,8 +156,8 @@ class _StageRun:
                 self._validate()
                 now = self.clock()
             if self._agreed(now - saved_at >= self.save_every_s) and not schedule.done:
-                self._save()
-                saved_at = now = self.clock()
+                self._save()  # its time counts as the next step's
+                saved_at = self.clock()
         bar.close()
         self._save()
         del items  # ends the processes that make them
@@ -285,8 +289,8 @@ class _StageRun:
         return not self.schedule.done and self.progress.validated < min(done, self._on_the_way())
 
     def _reserve_s(self) -> float:
-        """Time for the validations that are still to come."""
-        left = max(0, self._on_the_way() - self.progress.validated) + (self.stage.validate is not None)
+        """Time for the validations that are still to come, and for what comes after the stage."""
+        left = max(0, self._on_the_way() - self.progress.validated) + (self.stage.validate is not None) + self.after
         return left * self.progress.validation_s
 
     def _validate(self) -> None:

@@ -1,0 +1,135 @@
+"""The three stages as values: their losses, items and validations, made from the recipe and the data at hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from psg4d_ros.data.recording import Recording
+from psg4d_ros.data.simulation.classes import LABELS, TRAIN_WORDS
+from psg4d_ros.data.simulation.storage import open_scene, scene_files
+from psg4d_ros.errors import ConfigError
+from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.training.calibrate import calibrate
+from psg4d_ros.training.images import ImageDataset, ImageSources, read_image_sources
+from psg4d_ros.training.items import iterate
+from psg4d_ros.training.recipe import ImageStage, Recipe, SceneStage
+from psg4d_ros.training.scene_losses import SceneLosses, SceneWords
+from psg4d_ros.training.stage import Stage, sized
+from psg4d_ros.training.stage1 import Stage1Losses, validate_stage1
+from psg4d_ros.training.window_scores import ReadWindow, read_windows, window_scores
+from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
+from psg4d_ros.vocabulary import Vocabulary
+
+_CPU_WINDOWS, _GPU_WINDOWS = 12, 96
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a training's data lie; they are read when a stage asks for them. train, val: folders of scenes."""
+
+    recipe: Recipe
+    images: Path | None
+    train: Path
+    val: Path
+
+    @cached_property
+    def image_sources(self) -> ImageSources:
+        """The 2D data sets. Raises ConfigError where no folder was named."""
+        if self.images is None:
+            raise ConfigError("stage 1 needs the 2D data sets; name their folder with --images or PSG4D_IMAGES")
+        return read_image_sources(self.images, self.recipe.stage1_2d.images.max_predicates)
+
+    @cached_property
+    def recordings(self) -> list[Recording]:
+        """The scenes that are trained on."""
+        return [open_scene(file) for file in scene_files(self.train)[: self.recipe.scenes.number]]
+
+    @cached_property
+    def held_out(self) -> list[Recording]:
+        """The scenes that are validated on."""
+        return [open_scene(file) for file in scene_files(self.val)[: self.recipe.scenes.validation]]
+
+
+def make_stage(name: str, model: PSG4D, sources: Sources, seed: int, cores: int) -> Stage:
+    """A stage of ``sources.recipe`` that trains ``model``, for its device and the CPU cores there are."""
+    recipe = sized(sources.recipe.stages()[name], model.device, cores)
+    if isinstance(recipe, ImageStage):
+        return _image_stage(name, recipe, model, sources.image_sources, seed)
+    words = scene_words(sources.recordings, model.vocabulary)
+    losses = SceneLosses(model, recipe.losses, words).to(model.device)
+    windows = window_recipe(sources.recipe, recipe)
+    held_out = _HeldOut(model, recipe, sources, seed)
+    return Stage(
+        name,
+        recipe,
+        losses,
+        WindowDataset(sources.recordings, windows, seed),
+        lambda: window_scores(held_out.read()),
+    )
+
+
+def _image_stage(name: str, recipe: ImageStage, model: PSG4D, images: ImageSources, seed: int) -> Stage:
+    limit = recipe.validation_images or None
+    with_model = recipe.losses.language_model_share > 0
+    return Stage(
+        name,
+        recipe,
+        Stage1Losses(model, recipe.losses).to(model.device),
+        ImageDataset(images.training, recipe.images, seed),
+        lambda: validate_stage1(model, images, language_model=with_model, limit=limit),
+    )
+
+
+def calibrated(model: PSG4D, last_stage: str, sources: Sources, seed: int, cores: int) -> dict[str, float]:
+    """Fit the model's temperatures on held-out windows, in place; {} after a training without any."""
+    recipe = sized(sources.recipe.stages()[last_stage], model.device, cores)
+    if isinstance(recipe, ImageStage):
+        return {}
+    return calibrate(model, _HeldOut(model, recipe, sources, seed).read())
+
+
+def window_recipe(recipe: Recipe, stage: SceneStage) -> WindowRecipe:
+    """The stage's windows, in the voxels of the recipe's model."""
+    encoder = recipe.model.encoder
+    return replace(stage.windows, voxel_size_m=encoder.voxel_size_m, levels=len(encoder.channels))
+
+
+def scene_words(recordings: list[Recording], vocabulary: Vocabulary) -> SceneWords:
+    """The labels of the recordings' objects, and the vocabulary's other classes.
+
+    Labels that are held out from training (for test_oov) are none of these: to learn that nothing is called so would
+    spoil the test of words that were never seen.
+    """
+    counts = Counter(o.label for recording in recordings for o in recording.objects)
+    held_out = LABELS - TRAIN_WORDS.labels
+    others = (c.name for c in vocabulary.classes if c.name not in counts and c.name not in held_out)
+    return SceneWords(dict(sorted(counts.items())), tuple(others))
+
+
+class _HeldOut:
+    """Windows of held-out scenes, the same at each validation: made once, and kept."""
+
+    def __init__(self, model: PSG4D, recipe: SceneStage, sources: Sources, seed: int) -> None:
+        self.model, self.recipe, self.sources, self.seed = model, recipe, sources, seed
+
+    @cached_property
+    def windows(self) -> list[TrainingWindow]:
+        on_cpu = self.model.device.type == "cpu"
+        count = self.recipe.validation_windows or (_CPU_WINDOWS if on_cpu else _GPU_WINDOWS)
+        plain = replace(window_recipe(self.sources.recipe, self.recipe), augment=False)
+        items = WindowDataset(self.sources.held_out, plain, self.seed)
+        return list(islice(iterate(items, 0, count, range(count), self.recipe.workers), count))
+
+    def read(self) -> Iterator[ReadWindow]:
+        """What the model as it is says of them."""
+        with_model = self.recipe.losses.language_model_share > 0
+        words = tuple(c.name for c in self.model.vocabulary.classes)
+        with torch.no_grad():
+            yield from read_windows(self.model, self.windows, words, language_model=with_model)

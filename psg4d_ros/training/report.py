@@ -1,0 +1,83 @@
+"""What a training came to, for people: the card of its checkpoint, and the table that the command prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psg4d_ros.model.psg4d import PSG4D
+
+_CARD = """# {name}
+
+Sparse 3D encoder, temporal aggregator, projector, mask decoder, chain and relation head of psg4d_ros, and low-rank
+adapters of its language model ({language_model}), whose base weights are not part of this folder.
+
+- Parameters in this folder: {parameters:,}, stored in half precision.
+- Vocabulary: {classes} object classes, {predicates} predicates, {attributes} attributes; more words can be added at run
+  time.
+- Trained in {minutes} minutes on {hardware}, seed {seed}, with psg4d_ros {version}{start}.
+- Data: {data}
+- Calibration: temperatures fitted on held-out windows and folded into the weights: {temperatures}.
+
+`manifest.json` holds the complete recipe and all figures.
+
+## Stages
+
+{stages}
+
+Validation is on {validation_scenes} simulated scenes of split `val` (other rooms and motions, models of objects that
+training shows, too); stage 1 is validated on held-out images of VRD. These figures are for learning curves; the
+protocol's, on held-out models and words, come from `psg4d eval sim --split test` and are in docs/results.md.
+
+## Limits
+
+Trained on simulated indoor scenes{images}; what other sensors, rooms and people look like it has only seen through
+augmentation. Scores are calibrated on simulated scenes only. Not for anything that safety depends on.
+"""
+
+
+def model_card(name: str, training: dict[str, Any], model: PSG4D) -> str:
+    """MODEL_CARD.md: what the checkpoint is, how it came to be, what was measured, what it is not.
+
+    training: the manifest's.
+    """
+    scenes, stages = training["scenes"], training["stages"]
+    with_images = "stage1_2d" in stages
+    data = f"{scenes['train']} simulated scenes of split `train` (simulator {scenes['simulator']})"
+    if with_images:
+        data = "scene graphs of images (labels and boxes, no pixels); " + data
+    return _CARD.format(
+        name=name,
+        language_model=model.config.language_model.source,
+        parameters=sum(t.numel() for t in model.trained_state().values()),
+        classes=len(model.vocabulary.classes),
+        predicates=len(model.vocabulary.predicates),
+        attributes=len(model.vocabulary.attributes),
+        minutes=training["minutes"],
+        hardware=training["hardware"],
+        seed=training["seed"],
+        version=training["psg4d_ros"],
+        start=f", on from checkpoint {training['start'][:12]}" if training["start"] else "",
+        data=data,
+        temperatures=_figures(training["temperatures"]) or "none",
+        stages="\n".join(_stage(stage) for stage in stages.values()),
+        validation_scenes=scenes["val"],
+        images=" and, for relations, on labels and boxes of photographs" if with_images else "",
+    )
+
+
+def training_table(result: dict[str, Any]) -> str:
+    """A line per stage. result: of ``run.train``."""
+    lines = [f"{'stage':<17} {'steps':>7} {'minutes':>8} {'loss':>8}  validation"]
+    for name, stage in result["stages"].items():
+        loss = f"{stage['losses'].get('loss', float('nan')):.3f}"
+        lines.append(f"{name:<17} {stage['steps']:>7} {stage['minutes']:>8} {loss:>8}  {_figures(stage['val'])}")
+    return "\n".join([*lines, f"{result['minutes']} minutes in all; checkpoint: {result['checkpoint']}"])
+
+
+def _stage(values: dict[str, Any]) -> str:
+    made = f"{values['steps']} steps of {values['batch']} in {values['minutes']} minutes"
+    return f"- `{values['stage']}`: {made}; validation: {_figures(values['val']) or 'none'}."
+
+
+def _figures(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
