@@ -85,12 +85,8 @@ def _targets() -> TubeTargets:
 
 def test_perfect_masks_cost_nothing_and_wrong_ones_a_lot():
     truth = (_targets().fine[None] == torch.tensor([[1], [0], [9]])).float()
-    perfect = mask_losses(
-        _output(truth * 40 - 20, torch.tensor([20.0, 20.0, -20.0])), _targets(), samples=64, generator=_generator()
-    )
-    inverted = mask_losses(
-        _output(20 - truth * 40, torch.tensor([-20.0, -20.0, 20.0])), _targets(), samples=64, generator=_generator()
-    )
+    perfect = mask_losses(_output(truth * 40 - 20, torch.tensor([20.0, 20.0, -20.0])), _targets())
+    inverted = mask_losses(_output(20 - truth * 40, torch.tensor([-20.0, -20.0, 20.0])), _targets())
     assert float(perfect.total()) < 1e-3
     assert float(inverted.total()) > 10
     assert dict(zip(*(x.tolist() for x in perfect.assignment), strict=True)) == {0: 1, 1: 0}
@@ -103,7 +99,7 @@ def test_descent_on_the_losses_finds_the_tubes():
     presence = torch.zeros(3, requires_grad=True)
     optimizer = torch.optim.Adam([logits, presence], lr=0.3)
     for _ in range(80):
-        losses = mask_losses(_output(logits, presence), _targets(), samples=64, generator=_generator())
+        losses = mask_losses(_output(logits, presence), _targets())
         optimizer.zero_grad()
         losses.total().backward()
         optimizer.step()
@@ -120,7 +116,7 @@ def test_key_masks_get_a_gradient_of_their_own():
     keys = torch.randn(3, 6, requires_grad=True)
     fine = torch.randn(3, 6, requires_grad=True)
     out = MaskOutput(fine, torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 3), keys, ())
-    mask_losses(out, _targets(), samples=64, generator=_generator()).total().backward()
+    mask_losses(out, _targets()).total().backward()
     assert keys.grad is not None and float(keys.grad.abs().sum()) > 0
 
 
@@ -129,9 +125,7 @@ def test_a_window_without_objects_teaches_absence(voxels: int):
     presence = torch.zeros(3, requires_grad=True)
     nothing = torch.full((voxels,), NOBODY, dtype=torch.int64)
     logits = torch.zeros(3, voxels, requires_grad=True)
-    losses = mask_losses(
-        _output(logits, presence), TubeTargets(nothing, nothing, 0), samples=64, generator=_generator()
-    )
+    losses = mask_losses(_output(logits, presence), TubeTargets(nothing, nothing, 0))
     losses.total().backward()
     assert np.isfinite(losses.total().item())
     assert presence.grad is not None and (presence.grad > 0).all()  # descent lowers presence

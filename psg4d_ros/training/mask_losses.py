@@ -28,7 +28,8 @@ NOBODY = -1  # in label arrays: a voxel that no annotated object claims, e.g. a 
 class TubeTargets:
     """The true tubes of a window, T of them.
 
-    fine: int64[V] index of the tube of each finest voxel, or NOBODY. keys: int64[K] the same for the second-level keys.
+    fine: int64[V] index of the tube of each finest voxel (of those that are compared), or NOBODY. keys: int64[K] the
+    same for the second-level keys.
     """
 
     fine: Tensor
@@ -100,28 +101,19 @@ def assign(mask_logits: Tensor, presence_logits: Tensor, masks: Tensor, class_lo
     return Assignment(torch.from_numpy(slots).to(device), torch.from_numpy(tubes).to(device))
 
 
-def mask_losses(
-    output: MaskOutput,
-    targets: TubeTargets,
-    *,
-    samples: int,
-    generator: torch.Generator,
-    class_log_probs: Tensor | None = None,
-) -> MaskLosses:
+def mask_losses(output: MaskOutput, targets: TubeTargets, class_log_probs: Tensor | None = None) -> MaskLosses:
     """Losses of all layers, averaged over layers. class_log_probs: [Q, T] of the last layer, see ``assign``.
 
-    A window without tubes still teaches: all slots are to be absent.
+    output: of the voxels and keys that ``targets`` names, in their order. A window without tubes still teaches: all
+    slots are to be absent.
     """
-    rows = sample_voxels(targets.fine, samples, targets.count, generator)
-    fine = _one_hot(targets.fine[rows], targets.count)
-    key_rows = sample_voxels(targets.keys, samples, targets.count, generator)
-    keys = _one_hot(targets.keys[key_rows], targets.count)
+    fine = _one_hot(targets.fine, targets.count)
+    keys = _one_hot(targets.keys, targets.count)
     last = LayerOutput(output.mask_logits, output.key_mask_logits, output.presence_logits, output.class_embeddings)
     bce, dice, presence = [], [], []
     for layer in (*output.aux, last):
-        fine_logits, key_logits = layer.mask_logits[:, rows], layer.key_mask_logits[:, key_rows]
-        assignment = assign(fine_logits, layer.presence_logits, fine, class_log_probs if layer is last else None)
-        for logits, masks in ((fine_logits, fine), (key_logits, keys)):
+        assignment = assign(layer.mask_logits, layer.presence_logits, fine, class_log_probs if layer is last else None)
+        for logits, masks in ((layer.mask_logits, fine), (layer.key_mask_logits, keys)):
             b, d = _compare(logits[assignment.slots], masks[assignment.tubes])
             bce.append(b)
             dice.append(d)
