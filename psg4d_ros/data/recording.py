@@ -50,11 +50,13 @@ class LabelledFrame:
 
     instance: int32[N] object_id of each point of ``frame``, 0 = nobody's.
     T_world_sensor: float64[4, 4] pose of the sensor in the recording's gravity-aligned world frame (z up).
+    image_width: columns of the camera's image, where ``source_index`` counts its pixels row by row; None: no camera.
     """
 
     frame: PointFrame
     T_world_sensor: Float64
     instance: Int32
+    image_width: int | None = None
 
     def __post_init__(self) -> None:
         check_array("LabelledFrame", "T_world_sensor", self.T_world_sensor, "float64", (4, 4))

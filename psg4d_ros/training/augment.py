@@ -15,9 +15,11 @@ import numpy as np
 
 from psg4d_ros.data.recording import LabelledFrame
 from psg4d_ros.structures import Float32, Float64, Int64, PointFrame, UInt8
+from psg4d_ros.transforms import invert_rigid
 
-_TEXTURES = 4096  # entries of the table that a cell of the texture looks its brightness up in
 NEAREST_FAR_M = 3.5  # the first Kinect's useful range
+_EDGE = 0.03  # neighbouring pixels whose ranges differ by a larger share lie on different surfaces
+_TEXTURES = 4096  # entries of the table that a cell of the texture looks its brightness up in
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
@@ -46,8 +48,8 @@ class ColorChange:
             gain=(float(gain[0]), float(gain[1]), float(gain[2])),
             offset=float(rng.normal(0.0, 8.0)),
             gray=1.0 if rng.random() < 0.06 else float(rng.uniform(0.0, 0.35)),
-            noise=float(rng.uniform(0.0, 10.0)),
-            texture=float(rng.uniform(0.0, 22.0)),
+            noise=float(rng.uniform(0.0, 12.0)),
+            texture=float(45.0 * rng.random() ** 2),
             texture_m=float(rng.uniform(0.03, 0.3)),
         )
 
@@ -68,17 +70,22 @@ class ColorChange:
 class SensorChange:
     """What another sensor would not have seen, and how wrong it would have measured.
 
-    keep: share of points that stay. rings: only so many rings of ``ring_deg`` degrees are left of the view, 0 = all.
-    far: the longest range, as a share of what the frame has, but never below NEAREST_FAR_M. holes: azimuth, elevation
-    (radians, from the middle of the view) and half widths of what hides part of it. range_m, range_per_m2: deviation
-    of the range, and what it grows by with its square. warp: a smooth error of the range, as a share of it, over
-    directions with ``waves`` per radian.
+    finer: so many times the pixels per side, by interpolation on surfaces. density: factor on the number of points
+    that voxels are said to hold, for sensors with still more pixels. keep: share of points that stay. rings: only so
+    many rings of ``ring_deg`` degrees are left of the view, 0 = all. far: the longest range, as a share of what the
+    frame has, but never below NEAREST_FAR_M. close_m: only what lies so near to a place that is drawn is in view, 0 =
+    all. holes: azimuth, elevation (radians, from the middle of the view) and half widths of what hides part of it.
+    range_m, range_per_m2: deviation of the range, and what it grows by with its square. warp: a smooth error of the
+    range, as a share of it, over directions with ``waves`` per radian.
     """
 
+    finer: int = 1
+    density: float = 1.0
     keep: float = 1.0
     rings: int = 0
     ring_deg: float = 0.5
     far: float = 1.0
+    close_m: float = 0.0
     holes: tuple[tuple[float, float, float, float], ...] = ()
     range_m: float = 0.0
     range_per_m2: float = 0.0
@@ -87,15 +94,23 @@ class SensorChange:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> SensorChange:
-        keep = 1.0 if rng.random() < 0.3 else float(rng.uniform(0.3, 1.0))
-        ringed, near_sighted = rng.random() < 0.12, rng.random() < 0.25
+        # The simulated cameras have 160 x 120 pixels, real ones 640 x 480.
+        ringed, near_sighted, close = rng.random() < 0.08, rng.random() < 0.25, rng.random() < 0.12
+        fine = close or rng.random() < 0.4
+        keep = 1.0 if (fine or rng.random() < 0.4) and not ringed else float(rng.uniform(0.3, 1.0))
+        density = (
+            float(np.exp(rng.uniform(0.0, np.log(30.0 if close else 10.0)))) if fine or rng.random() < 0.3 else 1.0
+        )
         holes = rng.uniform((-0.6, -0.5, 0.03, 0.03), (0.6, 0.5, 0.22, 0.22), (int(rng.integers(0, 4)), 4))
         waves = rng.uniform((2.0, 2.0, 0.0), (10.0, 10.0, 2 * np.pi))
         return cls(
-            keep=1.0 if ringed else keep,
+            finer=2 if fine and not ringed else 1,
+            density=1.0 if ringed else density,
+            keep=keep,
             rings=int(rng.integers(16, 41)) if ringed else 0,
             ring_deg=float(rng.uniform(0.35, 0.6)),
             far=float(rng.uniform(0.4, 1.0)) if near_sighted else 1.0,
+            close_m=float(rng.uniform(0.8, 2.5)) if close and not ringed else 0.0,
             holes=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in holes),
             range_m=float(rng.uniform(0.0, 0.008)),
             range_per_m2=float(rng.uniform(0.0, 0.002)),
@@ -162,7 +177,7 @@ class Augmentation:
     @classmethod
     def draw(cls, rng: np.random.Generator, *, may_mirror: bool, voxel_size_m: float) -> Augmentation:
         sensor = SensorChange.draw(rng)
-        colorless = bool(rng.random() < 0.2) or sensor.rings > 0  # what has rings has no colours
+        colorless = bool(rng.random() < 0.14) or sensor.rings > 0  # what has rings has no colours
         tilt = rng.uniform(-1.0, 1.0, 2) * np.radians(2.0)
         exact_poses = rng.random() < 0.5
         shift = rng.uniform((0.0, 0.0, -0.05), (voxel_size_m, voxel_size_m, 0.05))
@@ -192,11 +207,16 @@ class Augmentation:
         table = rng.standard_normal(_TEXTURES, dtype=np.float32)
         pivot = self._placed(frames[-1].T_world_sensor)[:3, 3]
         T_tilt = _about(pivot, _turn(self.tilt_rad[0], 0) @ _turn(self.tilt_rad[1], 1))
+        if self.sensor.close_m:
+            place = _place_of_an_object(frames[-1], rng)
+            frames = [_within(labelled, place, self.sensor.close_m) for labelled in frames]
         return [self._frame(labelled, T_tilt, table, rng) for labelled in frames]
 
     def _frame(
         self, labelled: LabelledFrame, T_tilt: Float64, table: Float32, rng: np.random.Generator
     ) -> LabelledFrame:
+        if self.sensor.finer > 1 and labelled.image_width is not None and len(labelled.frame):
+            labelled = interpolated(labelled, labelled.image_width, self.sensor.finer)
         frame = labelled.frame
         rows = self.sensor.seen(frame.points, labelled.T_world_sensor[:3, :3], rng)
         true = frame.points[rows]
@@ -225,7 +245,7 @@ class Augmentation:
             frame.stamp_ns,
             frame.frame_id,
         )
-        return replace(labelled, frame=changed, T_world_sensor=T, instance=labelled.instance[rows])
+        return LabelledFrame(changed, T, labelled.instance[rows])  # no longer an image
 
     def _placed(self, T_world_sensor: Float64) -> Float64:
         """T_core_sensor without any error. A mirrored scene is seen by a mirrored sensor, so that it stays a pose."""
@@ -234,6 +254,69 @@ class Augmentation:
         if self.mirrored:
             T = np.diag(_FLIP_Y) @ T @ np.diag(_FLIP_X)
         return self.T_core_world @ T
+
+
+def _place_of_an_object(labelled: LabelledFrame, rng: np.random.Generator) -> Float64:
+    """float64[3], world: a point of one of the objects in view, each as likely as any other; the origin if none is."""
+    ids = np.unique(labelled.instance[labelled.instance > 0])
+    if not len(ids):
+        return np.zeros(3)
+    mine = np.flatnonzero(labelled.instance == ids[rng.integers(len(ids))])
+    point = labelled.frame.points[mine[rng.integers(len(mine))]].astype(np.float64)
+    place: Float64 = labelled.T_world_sensor[:3, :3] @ point + labelled.T_world_sensor[:3, 3]
+    return place
+
+
+def _within(labelled: LabelledFrame, place: Float64, radius_m: float) -> LabelledFrame:
+    """What lies within a distance of a place in the world."""
+    frame, T_sensor_world = labelled.frame, invert_rigid(labelled.T_world_sensor)
+    middle = (T_sensor_world[:3, :3] @ place + T_sensor_world[:3, 3]).astype(np.float32)
+    rows = np.flatnonzero(np.square(frame.points - middle).sum(axis=1) <= np.float32(radius_m**2))
+    near = replace(
+        frame,
+        points=frame.points[rows],
+        colors=None if frame.colors is None else frame.colors[rows],
+        intensity=None if frame.intensity is None else frame.intensity[rows],
+        source_index=frame.source_index[rows],
+    )
+    return replace(labelled, frame=near, instance=labelled.instance[rows])
+
+
+def interpolated(labelled: LabelledFrame, width: int, factor: int) -> LabelledFrame:
+    """A camera's frame with up to factor x factor times the points.
+
+    New points lie between four neighbouring pixels that see the same surface of one object. ``source_index`` counts
+    points then, not pixels. The frame has at least one point.
+    """
+    frame, index = labelled.frame, labelled.frame.source_index
+    row_of = np.full((int(index[-1]) // width + 1) * width, -1, dtype=np.int64)
+    row_of[index] = np.arange(len(index))
+    image = row_of.reshape(-1, width)
+    corners = np.stack([image[:-1, :-1], image[:-1, 1:], image[1:, :-1], image[1:, 1:]], axis=-1).reshape(-1, 4)
+    corners = corners[(corners >= 0).all(axis=1)]
+    owner = labelled.instance[corners]
+    distance = np.sqrt(np.square(frame.points).sum(axis=1))[corners]
+    smooth = (owner == owner[:, :1]).all(axis=1)
+    smooth &= np.ptp(distance, axis=1) <= _EDGE * distance.min(axis=1)
+    corners = corners[smooth]
+    steps = [(a / factor, b / factor) for a in range(factor) for b in range(factor)][1:]
+    weights = np.array([((1 - a) * (1 - b), (1 - a) * b, a * (1 - b), a * b) for a, b in steps], np.float32)
+
+    def between(values: np.ndarray) -> Float32:
+        """float32[M * len(steps), C] of values [N, C]."""
+        mixed: Float32 = np.einsum("sk,mkc->msc", weights, values[corners].astype(np.float32))
+        return mixed.reshape(-1, values.shape[1])
+
+    points = np.concatenate([frame.points, between(frame.points)])
+    colors, intensity = frame.colors, frame.intensity
+    if colors is not None:
+        colors = np.concatenate([colors, between(colors).astype(np.uint8)])
+    if intensity is not None:
+        intensity = np.concatenate([intensity, between(intensity[:, None])[:, 0]])
+    count = np.arange(len(points), dtype=np.int64)
+    finer = PointFrame(points, colors, intensity, count, frame.stamp_ns, frame.frame_id)
+    instance = np.concatenate([labelled.instance, np.repeat(labelled.instance[corners[:, 0]], len(steps))])
+    return LabelledFrame(finer, labelled.T_world_sensor, instance)
 
 
 _FLIP_X, _FLIP_Y = np.array([-1.0, 1.0, 1.0, 1.0]), np.array([1.0, -1.0, 1.0, 1.0])

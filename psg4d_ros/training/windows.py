@@ -7,7 +7,7 @@ sees the windows it would have seen. It is cut, placed, voxelised and measured b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from psg4d_ros.training.augment import Augmentation, names_a_side
 from psg4d_ros.training.mask_losses import NOBODY
 from psg4d_ros.training.sparse_input import SparseInput, pack, unpack
 from psg4d_ros.transforms import NS_PER_S, transform_points
-from psg4d_ros.voxelize import voxelize
+from psg4d_ros.voxelize import FEATURE_NAMES, voxelize
 from psg4d_ros.window import MIN_ORIGIN_POINTS, voxel_origin
 
 JUDGED_PREDICATES = tuple(PREDICATES)
@@ -218,6 +218,7 @@ def make_window(
         voxelize(f, window.origin, recipe.voxel_size_m, recipe.max_voxels, "cpu", max_points=recipe.max_points)
         for f in window.frames
     ]
+    grids = [_denser(grid, augmentation.sensor.density) for grid in grids]
     rulebooks = [build_rulebook(grid.coords, recipe.levels) for grid in grids]
     tubes = [
         tube_voxels(aligned, grid.point_voxel.numpy(), _tube_of(frame.instance, objects), len(objects), window.origin)
@@ -312,6 +313,16 @@ def _placed(frames: list[LabelledFrame], shift_m: Float64) -> Window:
     settled = [a for a in aligned if len(a.frame) >= MIN_ORIGIN_POINTS]
     first = settled[0] if settled else max(aligned, key=lambda a: len(a.frame))
     return Window(aligned, 0, voxel_origin(first) + shift_m)
+
+
+def _denser(grid: VoxelGrid, factor: float) -> VoxelGrid:
+    """The grid as if every voxel held so many times the points."""
+    if factor == 1.0:
+        return grid
+    features = grid.features.clone()
+    column = FEATURE_NAMES.index("log_points")
+    features[:, column] = torch.log1p(torch.expm1(features[:, column]) * factor)
+    return replace(grid, features=features)
 
 
 def _owners(tubes: TubeVoxels, grid: VoxelGrid, rulebook: Rulebook) -> tuple[Int64, Int64]:

@@ -70,10 +70,11 @@ class SceneData:
 
     def _select(self, numbers: Sequence[int]) -> Iterator[LabelledFrame]:
         wanted = set(numbers)
+        image_width = self.sensor.shape[1] if self.sensor.kind == "depth" else None
         for number, scan in enumerate(islice(self.open_scans(), max(wanted, default=-1) + 1)):
             if number in wanted:
                 frame, instance = scan_frame(self.sensor, scan, int(self.stamps_ns[number]))
-                yield LabelledFrame(frame, self.T_world_sensor(number), instance)
+                yield LabelledFrame(frame, self.T_world_sensor(number), instance, image_width)
 
 
 def sensor_pose(sensor: Sensor, mount_pose: Float64) -> Float64:
