@@ -95,16 +95,16 @@ def fold(model: PSG4D, temperatures: dict[str, float]) -> None:
     """Divide each head's logits by its temperature, by changing its last layers; nothing else changes."""
     presence, label, relation = model.decoder.presence, model.chain.label_head, model.relation_head
     for parameter in presence.parameters():
-        parameter /= temperatures["presence"]
-    label.class_scale -= float(np.log(temperatures["class"]))
-    label.attribute_scale -= float(np.log(temperatures["attribute"]))
+        parameter.div_(temperatures["presence"])
+    label.class_scale.sub_(float(np.log(temperatures["class"])))
+    label.attribute_scale.sub_(float(np.log(temperatures["attribute"])))
     for parameter in label.attribute_prior.parameters():
-        parameter /= temperatures["attribute"]
+        parameter.div_(temperatures["attribute"])
     scale = temperatures["relation"]
     for module in (relation.key, relation.prior):
         for parameter in module.parameters():
-            parameter /= scale
+            parameter.div_(scale)
     # Spans are scored against the same keys: what these lost, the other factor gains.
     last = relation.frame_query[-1]
     for parameter in last.parameters():
-        parameter *= scale
+        parameter.mul_(scale)
