@@ -107,7 +107,7 @@ def _advance(
         rise = v[2] * dt - 0.5 * GRAVITY_M_S2 * dt**2
         v[2] -= GRAVITY_M_S2 * dt
     else:
-        rise = 0.0
+        rise = v[2] = 0.0
     new = middle.copy()
     for axis in (0, 1):  # walls and sides of furniture throw it back, axis by axis
         if v[axis] == 0.0:
