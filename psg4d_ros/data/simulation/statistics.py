@@ -14,7 +14,8 @@ from psg4d_ros.data.simulation.storage import SceneData
 
 @dataclass(frozen=True)
 class SceneSummary:
-    """The numbers of one scene. predicates: spans of each. triplets: distinct (subject, predicate, object)."""
+    """The numbers of one scene. predicates: spans of each. span_s: how long each of them is, seconds. triplets: distinct
+    (subject, predicate, object)."""
 
     name: str
     sensor: str
@@ -23,11 +24,13 @@ class SceneSummary:
     labels: Counter[str] = field(default_factory=Counter)
     predicates: Counter[str] = field(default_factory=Counter)
     attributes: Counter[str] = field(default_factory=Counter)
+    span_s: tuple[float, ...] = ()
     triplets: int = 0
 
 
 def summarise(scene: SceneData) -> SceneSummary:
     """Count what a scene holds; reads its scans once."""
+    frame_s = float(np.diff(scene.stamps_ns).mean()) / 1e9 if len(scene.stamps_ns) > 1 else 0.0
     return SceneSummary(
         name=scene.name,
         sensor=scene.sensor.kind,
@@ -36,6 +39,7 @@ def summarise(scene: SceneData) -> SceneSummary:
         labels=Counter(o.label for o in scene.objects),
         predicates=Counter(r.predicate for r in scene.relations),
         attributes=Counter(a.name for o in scene.objects for a in o.attributes),
+        span_s=tuple(round((r.end_frame - r.start_frame) * frame_s, 3) for r in scene.relations),
         triplets=len({(r.subject_id, r.predicate, r.object_id) for r in scene.relations}),
     )
 
@@ -45,6 +49,7 @@ def totals(scenes: Sequence[SceneSummary]) -> dict[str, Any]:
     labels = sum((s.labels for s in scenes), Counter[str]())
     predicates = sum((s.predicates for s in scenes), Counter[str]())
     attributes = sum((s.attributes for s in scenes), Counter[str]())
+    spans = [s for scene in scenes for s in scene.span_s] or [0.0]
     return {
         "scenes": len(scenes),
         "frames": sum(s.frames for s in scenes),
@@ -52,6 +57,7 @@ def totals(scenes: Sequence[SceneSummary]) -> dict[str, Any]:
         "objects": labels.total(),
         "relations": predicates.total(),
         "triplets": sum(s.triplets for s in scenes),
+        "span_s": {"median": round(float(np.median(spans)), 2), "p90": round(float(np.quantile(spans, 0.9)), 2)},
         "sensors": dict(sorted(Counter(s.sensor for s in scenes).items())),
         "predicates": {name: {"count": n} for name, n in _by_count(predicates)},
         "classes": {name: {"count": n} for name, n in _by_count(labels)},
@@ -77,7 +83,8 @@ def statistics_table(values: dict[str, Any]) -> str:
     }
     lines = [
         f"{values['scenes']} scenes, {values['frames']} frames, {values['points']:,} points, "
-        f"{values['objects']} objects, {values['relations']} relations of {len(values['predicates'])} predicates",
+        f"{values['objects']} objects, {values['relations']} relations of {len(values['predicates'])} predicates; "
+        f"a span lasts {values['span_s']['median']:g} s (median), 90 % at most {values['span_s']['p90']:g} s",
         "",
         "| per scene | fewest | mean | most |",
         "|---|---|---|---|",
