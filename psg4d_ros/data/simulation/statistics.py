@@ -14,8 +14,8 @@ from psg4d_ros.data.simulation.storage import SceneData
 
 @dataclass(frozen=True)
 class SceneSummary:
-    """The numbers of one scene. predicates: spans of each. span_s: how long each of them is, seconds. triplets: distinct
-    (subject, predicate, object)."""
+    """The numbers of one scene. predicates: spans of each. span_s: how long each of them is, seconds.
+    triplets: distinct (subject, predicate, object)."""
 
     name: str
     sensor: str
