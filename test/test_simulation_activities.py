@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from seen_events import Seen
 from small_world import (
     ADA,
     BALL,
@@ -343,6 +344,19 @@ def test_everybody_stands_sits_or_lies_at_any_time(performed: list[Timeline]) ->
                 for start, end in spans(timeline, name, person.entity_id):
                     count[start:end] += 1
             assert (count == 1).all()
+
+
+def test_who_looks_at_something_turns_the_head_to_it(performed: list[Timeline]) -> None:
+    looked = 0
+    for timeline in performed:
+        seen = Seen(timeline)
+        for fact in timeline.facts:
+            start, end = round(fact.start_s / STEP_S) + 16, round(fact.end_s / STEP_S)  # the head needs its time
+            if fact.name == "looking at" and end - start > 10:
+                assert fact.object_id is not None
+                assert seen.looks_at(fact.subject_id, fact.object_id, 40.0)[start:end].mean() > 0.7
+                looked += 1
+    assert looked
 
 
 def test_nothing_that_is_carried_by_nobody_hangs_in_the_air_at_the_end(performed: list[Timeline]) -> None:
