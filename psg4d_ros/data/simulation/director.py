@@ -18,7 +18,7 @@ from psg4d_ros.data.simulation.world import STEP_S, Timeline, World
 
 _ATTEMPTS = 12  # proposals that a person tries before it pauses
 _PATIENCE_S = 6.0  # for how long it waits for somebody else
-_WANTED, _EAGER = 5, 12.0  # of what is seldom possible a scene prefers some, which differ from scene to scene
+_WANTED, _EAGER = 5, 16.0  # of what is seldom possible a scene prefers some, which differ from scene to scene
 
 
 @dataclass(eq=False)

@@ -374,7 +374,7 @@ def _on_walls(site: Site, room: int) -> None:
         site.hang(household.wall_clock(rng, site.held_out), room, float(rng.uniform(1.75, 1.95)))
     if site.optional(0.5 if kind == "corridor" else 0.2):
         site.hang(household.mirror(rng, site.held_out), room, float(rng.uniform(0.5, 0.7)))
-    if site.optional(0.35):
+    if site.optional(0.45):
         site.lean(household.picture_on_wall(rng, site.held_out), room)
     if site.optional(0.2):
         site.lean(household.mirror(rng, site.held_out), room)

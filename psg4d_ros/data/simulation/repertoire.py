@@ -184,14 +184,14 @@ class Repertoire:
             if actor.posture == "standing":
                 out.append(_Use("hand over", 2.0, hand_over(stage, actor, other, thing), (other,)))
             if label in _THROWN and other.posture == "standing" and not other.holding:
-                out.append(_Use("throw", 6.0, self._throw_to(thing, other), (other,)))
+                out.append(_Use("throw", 10.0, self._throw_to(thing, other), (other,)))
         if label in _THROWN:
             out.append(_Use("throw away", 1.5, self._throw_away(thing)))
         if label in _DRINKS:
             out.append(_Use("drink", 3.0, drink(stage, actor, thing, int(self.rng.integers(1, 4)))))
         if label in _POURS:
             for e in self.near(_FILLED, 2):
-                out.append(_Use("pour", 4.0, pour(stage, actor, thing, e.entity_id)))
+                out.append(_Use("pour", 6.0, pour(stage, actor, thing, e.entity_id)))
         if label == "book":
             out.append(_Use("read", 3.0, read(stage, actor, thing, seconds(2.0, 4.0))))
         if label in _PRESSED:
