@@ -1,5 +1,6 @@
 """Scene graphs of images: one kind of value from five data sets' files, and one spelling of phrases."""
 
+import doctest
 import gzip
 import json
 from pathlib import Path
@@ -115,6 +116,22 @@ def test_all_data_sets_give_the_same_graph(kind, tmp_path):
         relations=(Relation2D(0, "sitting on", 1),),
     )
     assert not out.skipped
+
+
+def test_the_documented_calls_work_and_give_what_is_printed(tmp_path, monkeypatch):
+    """The examples of docs/datasets.md, on files of the documented names: as published, but with one image or video."""
+    segment = {"human_affordance": 0, "object_bboxes": [[0.25, 0.5, 0.5, 0.75]] * 3, "human_bboxes": [[0.5] * 4] * 3}
+    segments = [
+        {**segment, "start": 10, "end": 12, "object_affordance": 6},
+        {**segment, "start": 13, "end": 15, "object_affordance": 11},
+        {**segment, "start": 20, "end": 22, "object_affordance": 8},
+    ]
+    video = {"high_level_activity": 4, "object_type": "1:microwave", "segments": segments}
+    written(tmp_path, "cad120_subjects_1_3_4.json", {"v1": video})
+    written(tmp_path, "instances_vcoco_val.json", VCOCO)
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testfile(str(ROOT / "docs" / "datasets.md"), module_relative=False)
+    assert result.attempted > 6 and not result.failed
 
 
 def test_psg_splits_by_its_list_of_test_images(tmp_path):
