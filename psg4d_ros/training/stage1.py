@@ -26,6 +26,7 @@ from psg4d_ros.structures import Float32
 from psg4d_ros.training.answer_loss import answer_loss, relation_answer
 from psg4d_ros.training.images import ImageItem, ImageSources, question_item
 
+CPU_IMAGES = 16  # that the language model reads in a step, by default
 _ANSWERS = 16  # pairs of a micro-batch whose answers are written: the pass grows with their number
 _IMAGES_PER_PASS = 16  # in validation
 _IMPOSSIBLE = -1e9  # a logit that leaves no probability; finite, so that 0 times it is 0
@@ -35,9 +36,12 @@ _IMPOSSIBLE = -1e9  # a logit that leaves no probability; finite, so that 0 time
 class Stage1Recipe:
     """What is learnt from images."""
 
-    language_model_share: float = knob(0.5, "share of the steps that run the language model", low=0.0, high=1.0)
+    language_model_share: float = knob(0.2, "share of the steps that run the language model", low=0.0, high=1.0)
     language_model_images: int = knob(
-        16, "the most images of a micro-batch that the language model reads, in one pass", low=1, high=1024
+        0,
+        "the most images of a micro-batch that the language model reads, in one pass; 0: 16 on a CPU, all on a GPU",
+        low=0,
+        high=1024,
     )
     alone_weight: float = knob(1.0, "weight of the path without the language model", low=1e-3, high=100.0)
     answer_share: float = knob(0.5, "share of its steps in which it also learns to write answers", low=0.0, high=1.0)
@@ -74,7 +78,8 @@ class Stage1Losses(nn.Module):
         model, recipe = self.model, self.recipe
         losses = {"relation_alone": recipe.alone_weight * PairBatch.of(model, items).loss(model, None)}
         if _chance(recipe.language_model_share, generator):
-            read = items[: recipe.language_model_images]
+            most = recipe.language_model_images or (CPU_IMAGES if model.device.type == "cpu" else len(items))
+            read = items[:most]
             turn2 = ask_images(model, read)
             losses["relation"] = PairBatch.of(model, read).loss(model, turn2.pair_hidden)
             if _chance(recipe.answer_share, generator):
