@@ -12,7 +12,8 @@ from psg4d_ros.config import DecoderConfig, EncoderConfig, LanguageModelConfig, 
 from psg4d_ros.model.language_model import tiny_language_model
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.training.calibrate import calibrate, fold
-from psg4d_ros.training.scene_losses import SceneLosses, SceneRecipe, scene_words
+from psg4d_ros.training.real_stages import scene_words
+from psg4d_ros.training.scene_losses import SceneLosses, SceneRecipe
 from psg4d_ros.training.window_scores import average_precision, read_windows, window_scores
 from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
 from psg4d_ros.vocabulary import default_vocabulary

@@ -9,8 +9,7 @@ Rich 2D Visual Scene" (2025), stages two and three.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from psg4d_ros.config import knob
-from psg4d_ros.data.recording import Recording
-from psg4d_ros.data.simulation.classes import OOV_WORDS
 from psg4d_ros.model.chain import Turn2
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.training.mask_losses import BCE_WEIGHT, DICE_WEIGHT, PRESENCE_WEIGHT
@@ -28,7 +25,6 @@ from psg4d_ros.training.relation_losses import AskedPairs, relation_losses
 from psg4d_ros.training.scene_answers import object_answers, relation_answers
 from psg4d_ros.training.scene_batch import encode_windows
 from psg4d_ros.training.windows import TrainingWindow
-from psg4d_ros.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -62,14 +58,6 @@ class SceneWords:
 
     classes: Mapping[str, int]
     others: tuple[str, ...] = ()
-
-
-def scene_words(recordings: Iterable[Recording], vocabulary: Vocabulary) -> SceneWords:
-    """The words that simulated recordings are labelled with, and the vocabulary's others; words that are held out of
-    training to test unseen ones are neither."""
-    classes = Counter(o.label for r in recordings for o in r.objects)
-    others = (name for name in vocabulary.class_names if name not in classes and name not in OOV_WORDS.labels)
-    return SceneWords(dict(sorted(classes.items())), tuple(others))
 
 
 class SceneLosses(nn.Module):
