@@ -122,8 +122,8 @@ class SensorChange:
         """int64[M], ascending: which of the points (float32[N, 3], sensor's frame) this sensor has."""
         stays = rng.random(len(points), dtype=np.float32) < self.keep
         if self.far < 1.0 and len(points):
-            squared = np.square(points).sum(axis=1)
-            stays &= squared <= max(self.far**2 * float(squared.max()), NEAREST_FAR_M**2)
+            distance = _distance(points)
+            stays &= distance <= max(self.far * float(distance.max()), NEAREST_FAR_M)
         if (self.holes or self.rings) and len(points):
             azimuth, elevation = _angles(points, R_world_sensor)
             for a, e, half_a, half_e in self.holes:
@@ -136,7 +136,7 @@ class SensorChange:
 
     def measured(self, points: Float32, rng: np.random.Generator) -> Float32:
         """The points with errors of the range."""
-        distance = np.sqrt(np.square(points).sum(axis=1))
+        distance = _distance(points)
         safe = np.maximum(distance, np.float32(1e-3))
         sigma = np.float32(self.range_m) + np.float32(self.range_per_m2) * np.square(distance)
         share = sigma / safe * rng.standard_normal(len(points), dtype=np.float32)
@@ -144,7 +144,8 @@ class SensorChange:
             direction = points / safe[:, None]
             phase = direction @ np.array([self.waves[0], self.waves[1], 0.5 * self.waves[0]], np.float32)
             share += np.float32(self.warp) * np.sin(phase + np.float32(self.waves[2]))
-        return points * (np.float32(1.0) + np.clip(share, -0.5, 0.5))[:, None]
+        factor = np.float32(1.0) + np.clip(share, np.float32(-0.5), np.float32(0.5))
+        return (points * factor[:, None]).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +272,7 @@ def _within(labelled: LabelledFrame, place: Float64, radius_m: float) -> Labelle
     """What lies within a distance of a place in the world."""
     frame, T_sensor_world = labelled.frame, invert_rigid(labelled.T_world_sensor)
     middle = (T_sensor_world[:3, :3] @ place + T_sensor_world[:3, 3]).astype(np.float32)
-    rows = np.flatnonzero(np.square(frame.points - middle).sum(axis=1) <= np.float32(radius_m**2))
+    rows = np.flatnonzero(_distance(frame.points - middle) <= radius_m)
     near = replace(
         frame,
         points=frame.points[rows],
@@ -292,34 +293,45 @@ def interpolated(labelled: LabelledFrame, width: int, factor: int) -> LabelledFr
     row_of = np.full((int(index[-1]) // width + 1) * width, -1, dtype=np.int64)
     row_of[index] = np.arange(len(index))
     image = row_of.reshape(-1, width)
-    corners = np.stack([image[:-1, :-1], image[:-1, 1:], image[1:, :-1], image[1:, 1:]], axis=-1).reshape(-1, 4)
-    corners = corners[(corners >= 0).all(axis=1)]
-    owner = labelled.instance[corners]
-    distance = np.sqrt(np.square(frame.points).sum(axis=1))[corners]
-    smooth = (owner == owner[:, :1]).all(axis=1)
-    smooth &= np.ptp(distance, axis=1) <= _EDGE * distance.min(axis=1)
-    corners = corners[smooth]
-    steps = [(a / factor, b / factor) for a in range(factor) for b in range(factor)][1:]
-    weights = np.array([((1 - a) * (1 - b), (1 - a) * b, a * (1 - b), a * b) for a, b in steps], np.float32)
+    corners = [c.reshape(-1) for c in (image[:-1, :-1], image[:-1, 1:], image[1:, :-1], image[1:, 1:])]
+    a, b, c, d = corners
+    whole = np.flatnonzero((a >= 0) & (b >= 0) & (c >= 0) & (d >= 0))
+    a, b, c, d = (corner[whole] for corner in corners)
+    owner, distance = labelled.instance, _distance(frame.points)
+    nearest = np.minimum(np.minimum(distance[a], distance[b]), np.minimum(distance[c], distance[d]))
+    farthest = np.maximum(np.maximum(distance[a], distance[b]), np.maximum(distance[c], distance[d]))
+    same = (owner[a] == owner[b]) & (owner[a] == owner[c]) & (owner[a] == owner[d])
+    smooth = np.flatnonzero(same & (farthest - nearest <= _EDGE * nearest))
+    a, b, c, d = (corner[smooth] for corner in (a, b, c, d))
+    steps = [(y / factor, x / factor) for y in range(factor) for x in range(factor)][1:]
 
     def between(values: np.ndarray) -> Float32:
-        """float32[M * len(steps), C] of values [N, C]."""
-        mixed: Float32 = np.einsum("sk,mkc->msc", weights, values[corners].astype(np.float32))
-        return mixed.reshape(-1, values.shape[1])
+        """float32[len(steps) * M, ...] of values [N, ...]."""
+        pa, pb, pc, pd = (values[corner].astype(np.float32) for corner in (a, b, c, d))
+        right, down, across = pb - pa, pc - pa, pa + pd - pb - pc
+        return np.concatenate(
+            [pa + np.float32(x) * right + np.float32(y) * down + np.float32(x * y) * across for y, x in steps]
+        )
 
     points = np.concatenate([frame.points, between(frame.points)])
     colors, intensity = frame.colors, frame.intensity
     if colors is not None:
-        colors = np.concatenate([colors, between(colors).astype(np.uint8)])
+        colors = np.concatenate([colors, np.rint(between(colors)).astype(np.uint8)])
     if intensity is not None:
-        intensity = np.concatenate([intensity, between(intensity[:, None])[:, 0]])
+        intensity = np.concatenate([intensity, between(intensity)])
     count = np.arange(len(points), dtype=np.int64)
     finer = PointFrame(points, colors, intensity, count, frame.stamp_ns, frame.frame_id)
-    instance = np.concatenate([labelled.instance, np.repeat(labelled.instance[corners[:, 0]], len(steps))])
+    instance = np.concatenate([owner, np.tile(owner[a], len(steps))])
     return LabelledFrame(finer, labelled.T_world_sensor, instance)
 
 
 _FLIP_X, _FLIP_Y = np.array([-1.0, 1.0, 1.0, 1.0]), np.array([1.0, -1.0, 1.0, 1.0])
+
+
+def _distance(points: Float32) -> Float32:
+    """float32[N]: length of each vector, float32[N, 3]."""
+    length: Float32 = np.sqrt(np.einsum("nc,nc->n", points, points))
+    return length
 
 
 def _angles(points: Float32, R_world_sensor: Float64) -> tuple[Float32, Float32]:
