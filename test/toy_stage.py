@@ -54,7 +54,7 @@ def toy_stage(module: Fit | None = None, validate=None, **recipe) -> Stage:
 
 
 def train(stage: Stage, folder: Path, **options) -> StageResult:
-    return train_stage(stage, folder, Accelerator(cpu=True), **{"seed": 3, **options})
+    return train_stage(stage, folder, Accelerator(cpu=True), **{"seed": 3, "save_every_s": 1e9, **options})
 
 
 if __name__ == "__main__":

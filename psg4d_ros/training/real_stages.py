@@ -27,7 +27,9 @@ from psg4d_ros.training.window_scores import ReadWindow, read_windows, window_sc
 from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
 from psg4d_ros.vocabulary import Vocabulary
 
-_CPU_WINDOWS, _GPU_WINDOWS = 12, 96
+# How much is validated on where the recipe leaves it open, by device.
+_WINDOWS = {"cpu": 12, "cuda": 96}
+_IMAGES = {"cpu": 32, "cuda": 500}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def make_stage(name: str, model: PSG4D, sources: Sources, seed: int, cores: int)
 
 
 def _image_stage(name: str, recipe: ImageStage, model: PSG4D, images: ImageSources, seed: int) -> Stage:
-    limit = recipe.validation_images or None
+    limit = recipe.validation_images or _IMAGES[model.device.type]
     with_model = recipe.losses.language_model_share > 0
     return Stage(
         name,
@@ -121,8 +123,7 @@ class _HeldOut:
 
     @cached_property
     def windows(self) -> list[TrainingWindow]:
-        on_cpu = self.model.device.type == "cpu"
-        count = self.recipe.validation_windows or (_CPU_WINDOWS if on_cpu else _GPU_WINDOWS)
+        count = self.recipe.validation_windows or _WINDOWS[self.model.device.type]
         plain = replace(window_recipe(self.sources.recipe, self.recipe), augment=False)
         items = WindowDataset(self.sources.held_out, plain, self.seed)
         return list(islice(iterate(items, 0, count, range(count), self.recipe.workers), count))

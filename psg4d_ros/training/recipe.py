@@ -15,7 +15,7 @@ from psg4d_ros.config_files import merge, merge_pairs, read_mapping
 from psg4d_ros.errors import ConfigError
 from psg4d_ros.training.images import ImageRecipe
 from psg4d_ros.training.scene_losses import SceneRecipe
-from psg4d_ros.training.stage import StageRecipe
+from psg4d_ros.training.stage import SAVE_EVERY_S, StageRecipe
 from psg4d_ros.training.stage1 import Stage1Recipe
 from psg4d_ros.training.windows import WindowRecipe
 from psg4d_ros.version import share_directory
@@ -40,7 +40,9 @@ class ImageStage(StageRecipe):
     """Stage 1: scene graphs of images."""
 
     required: bool = knob(False, "an error where there are no images; false: the stage is left out then")
-    validation_images: int = knob(200, "held-out images of a validation; 0: all", low=0, high=1_000_000)
+    validation_images: int = knob(
+        0, "held-out images of a validation; 0: 32 on a CPU, 500 on a GPU", low=0, high=1_000_000
+    )
     images: ImageRecipe = field(default_factory=ImageRecipe)
     losses: Stage1Recipe = field(default_factory=Stage1Recipe)
 
@@ -60,6 +62,9 @@ class Recipe:
 
     name: str = knob("psg4d-small", "model_id of the checkpoint")
     tiny_language_model: bool = knob(False, "a random language model of a few thousand weights: to try the machinery")
+    save_every_s: float = knob(
+        SAVE_EVERY_S, "time between two saved states: what a kill may cost", low=0.0, high=86400.0
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     scenes: ScenesRecipe = field(default_factory=ScenesRecipe)
     stage1_2d: ImageStage = field(default_factory=ImageStage)

@@ -232,6 +232,7 @@ class _Run:
             seed=o.seed,
             seconds=self._seconds(left),
             after=int(last),  # the calibration
+            save_every_s=self.recipe.save_every_s,
             clock=self.clock,
             quiet=o.quiet,
         )
@@ -303,9 +304,11 @@ class _Run:
 
 
 def _accelerator() -> Accelerator:
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
-
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import InitProcessGroupKwargs
+    except ImportError as error:
+        raise ConfigError(f"training needs the extra [train]: pip install accelerate tensorboard ({error})") from error
     # The first process simulates while the others wait.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     return Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no", kwargs_handlers=[patience])

@@ -13,6 +13,7 @@ from psg4d_ros.config import knob
 from psg4d_ros.errors import ConfigError
 
 MAX_CPU_BATCH, MAX_GPU_MICRO_BATCH = 4, 8
+SAVE_EVERY_S = 120.0  # what a kill may cost
 
 
 @dataclass(frozen=True)

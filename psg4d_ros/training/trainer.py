@@ -28,7 +28,7 @@ from psg4d_ros.training.optimization import Optimization
 from psg4d_ros.training.run_log import RunLog
 from psg4d_ros.training.run_state import Progress, load_state, save_state
 from psg4d_ros.training.schedule import Schedule
-from psg4d_ros.training.stage import Stage
+from psg4d_ros.training.stage import SAVE_EVERY_S, Stage
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -58,7 +58,7 @@ def train_stage(
     seed: int,
     seconds: float | None = None,
     after: int = 0,
-    save_every_s: float = 120.0,
+    save_every_s: float = SAVE_EVERY_S,
     clock: Callable[[], float] = time.monotonic,
     quiet: bool = True,
 ) -> StageResult:
