@@ -64,7 +64,7 @@ def test_every_point_stays_where_its_object_is(seed):
     """Noise, interpolation and holes move points by centimetres; the objects are a metre apart."""
     rng = np.random.default_rng(seed)
     drawn = Augmentation.draw(rng, may_mirror=True, voxel_size_m=0.05)
-    augmentation = replace(drawn, tilt_rad=(0.0, 0.0), pose_m=0.0, pose_rad=0.0)
+    augmentation = replace(drawn, tilt_rad=(0.0, 0.0), camera_is_level=False, pose_m=0.0, pose_rad=0.0)
     before = camera_frame()
     after = augmentation.apply([before], rng)[0]
     world = placed(before).astype(float) * drawn.scale
@@ -101,6 +101,31 @@ def test_a_tilt_turns_about_the_sensor():
     np.testing.assert_allclose(out[-1].T_world_sensor[:3, 3], frames[-1].T_world_sensor[:3, 3], atol=1e-9)
     lifted = np.abs(placed(out[-1])[:, 2] - placed(frames[-1])[:, 2])
     assert lifted.max() == pytest.approx(3.0 * np.sin(0.03), rel=0.1)
+
+
+def test_a_camera_that_is_taken_to_be_level_has_its_image_upright():
+    """However the camera looks: what is ahead of it is ahead on the level, what is up in the image is up."""
+    down = _turned_about_x(np.radians(-40))
+    frames = [replace(camera_frame(n), T_world_sensor=camera_frame(n).T_world_sensor @ down) for n in range(2)]
+    for mirrored in (False, True):
+        level = Augmentation(np.eye(4), camera_is_level=True, mirrored=mirrored)
+        out = level.apply(frames, np.random.default_rng(0))[-1]
+        relative = placed(out) - out.T_world_sensor[:3, 3]
+        np.testing.assert_allclose(relative[:, 0], frames[-1].frame.points[:, 2], atol=1e-5)
+        np.testing.assert_allclose(relative[:, 2], -frames[-1].frame.points[:, 1], atol=1e-5)
+
+
+def _turned_about_x(angle: float) -> np.ndarray:
+    T = np.eye(4)
+    T[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return T
+
+
+def test_rings_are_not_laid_over_those_of_a_lidar():
+    lidar = replace(camera_frame(), image_width=None)
+    ringed, rng = Augmentation(np.eye(4), sensor=SensorChange(rings=6)), np.random.default_rng(0)
+    assert len(ringed.apply([lidar], rng)[0].frame) == len(lidar.frame)
+    assert len(ringed.apply([camera_frame()], rng)[0].frame) < len(lidar.frame) / 2
 
 
 def test_interpolation_fills_surfaces_and_nothing_between_them():

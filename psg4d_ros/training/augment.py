@@ -15,7 +15,7 @@ import numpy as np
 
 from psg4d_ros.data.recording import LabelledFrame
 from psg4d_ros.structures import Float32, Float64, Int64, PointFrame, UInt8
-from psg4d_ros.transforms import invert_rigid
+from psg4d_ros.transforms import R_BODY_OPTICAL, invert_rigid
 
 NEAREST_FAR_M = 3.5  # the first Kinect's useful range
 _EDGE = 0.03  # neighbouring pixels whose ranges differ by a larger share lie on different surfaces
@@ -153,15 +153,18 @@ class Augmentation:
     """What is drawn once for a window; the default changes nothing.
 
     T_core_world: float64[4, 4] yaw. mirrored: y of the world changes its sign first. scale: of the whole scene.
-    tilt_rad: error of gravity about x and y. pose_m, pose_rad: deviation of each frame's pose from the true one.
-    origin_shift_m: float64[3], where the voxel grid lies, z = how wrong the height of the floor is. color: None = the
-    sensor has no colours; brightness_as_intensity: then it gives that instead. keeps_intensity: where there is one.
+    tilt_rad: error of gravity about x and y. camera_is_level: gravity is taken to point down in a camera's image,
+    however it looks, which is what the optical convention gives where neither transform nor floor says better. pose_m,
+    pose_rad: deviation of each frame's pose from the true one. origin_shift_m: float64[3], where the voxel grid lies,
+    z = how wrong the height of the floor is. color: None = the sensor has no colours; brightness_as_intensity: then it
+    gives that instead. keeps_intensity: where there is one.
     """
 
     T_core_world: Float64
     mirrored: bool = False
     scale: float = 1.0
     tilt_rad: tuple[float, float] = (0.0, 0.0)
+    camera_is_level: bool = False
     pose_m: float = 0.0
     pose_rad: float = 0.0
     origin_shift_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -187,6 +190,7 @@ class Augmentation:
             mirrored=may_mirror and bool(rng.random() < 0.5),
             scale=float(rng.uniform(0.9, 1.1)),
             tilt_rad=(float(tilt[0]), float(tilt[1])),
+            camera_is_level=bool(rng.random() < 0.06),
             pose_m=0.0 if exact_poses else float(rng.uniform(0.0, 0.012)),
             pose_rad=0.0 if exact_poses else float(rng.uniform(0.0, 0.003)),
             origin_shift_m=(float(shift[0]), float(shift[1]), float(shift[2])),
@@ -206,8 +210,11 @@ class Augmentation:
         if not frames:
             return []
         table = rng.standard_normal(_TEXTURES, dtype=np.float32)
-        pivot = self._placed(frames[-1].T_world_sensor)[:3, 3]
-        T_tilt = _about(pivot, _turn(self.tilt_rad[0], 0) @ _turn(self.tilt_rad[1], 1))
+        newest = self._placed(frames[-1].T_world_sensor)
+        tilt = _turn(self.tilt_rad[0], 0) @ _turn(self.tilt_rad[1], 1)
+        if self.camera_is_level and frames[-1].image_width is not None:
+            tilt[:3, :3] = R_BODY_OPTICAL @ newest[:3, :3].T
+        T_tilt = _about(newest[:3, 3], tilt)
         if self.sensor.close_m:
             place = _place_of_an_object(frames[-1], rng)
             frames = [_within(labelled, place, self.sensor.close_m) for labelled in frames]
@@ -216,10 +223,13 @@ class Augmentation:
     def _frame(
         self, labelled: LabelledFrame, T_tilt: Float64, table: Float32, rng: np.random.Generator
     ) -> LabelledFrame:
+        camera = labelled.image_width is not None
         if self.sensor.finer > 1 and labelled.image_width is not None and len(labelled.frame):
             labelled = interpolated(labelled, labelled.image_width, self.sensor.finer)
         frame = labelled.frame
-        rows = self.sensor.seen(frame.points, labelled.T_world_sensor[:3, :3], rng)
+        # A LiDAR has rings of its own; others laid over them would leave next to nothing.
+        sensor = self.sensor if camera else replace(self.sensor, rings=0)
+        rows = sensor.seen(frame.points, labelled.T_world_sensor[:3, :3], rng)
         true = frame.points[rows]
         colors, intensity = frame.colors, frame.intensity
         colors = None if colors is None else colors[rows]
