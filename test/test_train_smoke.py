@@ -1,5 +1,6 @@
 """`psg4d train smoke`: the whole training, tiny, from nothing to a checkpoint that gives scene graphs."""
 
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ import pytest
 from psg4d_ros.checkpoint import read_manifest, verify
 from psg4d_ros.cli import main
 from psg4d_ros.data.simulation.storage import scene_files
+from psg4d_ros.training.recipe import load_recipe
+from psg4d_ros.training.run import RunOptions, train
 from psg4d_ros.training.run_log import LOG_FILE, read_lines
 from psg4d_ros.training.run_state import load_state
 
@@ -133,6 +136,20 @@ def test_training_goes_on_from_a_checkpoint(trained, tmp_path):
     assert manifest.training["start"]
     assert not list(out.glob("scenes")), "no scenes are made where they are given"
     assert len(scene_files(trained / "scenes" / "train")) == 3
+
+
+def test_minutes_are_shared_out_among_the_stages_and_kept(trained, images, tmp_path):
+    """By a clock on which each look costs a second."""
+    ticks = itertools.count()
+    pairs = [f"{stage}.steps=0" for stage in STAGES]
+    shares = ["stage1_2d.share=1", "stage2_geometry.share=2", "stage3_joint.share=1"]
+    recipe = load_recipe("smoke", [*pairs, *shares, "save_every_s=1000"])
+    options = RunOptions(tmp_path, minutes=2.0, images=images, data=trained / "scenes", quiet=True)
+    result = train(recipe, options, clock=lambda: float(next(ticks)))
+    minutes = [stage["minutes"] for stage in result["stages"].values()]
+    assert 1.7 < result["minutes"] <= 2.0
+    assert minutes[1] > 1.5 * max(minutes[0], minutes[2])
+    assert min(minutes) > 0.2
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-# The first steps are slower (caches, workers that start): the plan is made from those after them, when they are enough
-# and took a part of the time that says something about the rest.
-MEASURED_STEPS, MEASURED_SHARE = 5, 0.03
+# The first step is slower (caches, workers that start): the plan is made from those after it. Steps differ, since what
+# runs in them is drawn: it takes many and a part of the time, or, where steps are long, some and a larger part.
+_MANY_STEPS, _SOME_STEPS = 20, 5
+_SMALL_PART, _LARGE_PART = 0.03, 0.1
 # How far the steps that still fit must fall short of the plan before it is cut: noise must not eat it step by step.
 TOLERANCE = 0.05
 _MEMORY = 100  # steps over which a step's time is averaged
@@ -56,10 +57,11 @@ class Schedule:
         left_s = self.seconds - self.elapsed_s - reserve_s
         if left_s < (self._step_s if self._measured > 0 else step_s):
             self.steps = self.step  # no other step fits
-        elif self._measured >= MEASURED_STEPS:
+        elif self._measured >= _SOME_STEPS:
             possible = int(left_s / self._step_s)
             if self.steps is None:
-                if self.elapsed_s >= MEASURED_SHARE * self.seconds:
+                part = _SMALL_PART if self._measured >= _MANY_STEPS else _LARGE_PART
+                if self.elapsed_s >= part * self.seconds:
                     self.steps = self.step + possible
             elif possible < (1.0 - TOLERANCE) * (self.steps - self.step):
                 self.steps = self.step + possible
