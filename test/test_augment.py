@@ -50,7 +50,7 @@ def test_no_augmentation_leaves_every_number_as_it_is():
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_is_drawn_gives_frames_and_poses(seed):
     rng = np.random.default_rng(seed)
-    augmentation = Augmentation.draw(rng, may_mirror=True, voxel_size_m=0.05)
+    augmentation = Augmentation.draw(rng, may_mirror=True, close=seed % 4 == 0, voxel_size_m=0.05)
     frames = [camera_frame(n) for n in range(3)]
     for before, after in zip(frames, augmentation.apply(frames, rng), strict=True):
         check_rigid(after.T_world_sensor, "pose")
@@ -63,7 +63,7 @@ def test_whatever_is_drawn_gives_frames_and_poses(seed):
 def test_every_point_stays_where_its_object_is(seed):
     """Noise, interpolation and holes move points by centimetres; the objects are a metre apart."""
     rng = np.random.default_rng(seed)
-    drawn = Augmentation.draw(rng, may_mirror=True, voxel_size_m=0.05)
+    drawn = Augmentation.draw(rng, may_mirror=True, close=seed % 4 == 0, voxel_size_m=0.05)
     augmentation = replace(drawn, tilt_rad=(0.0, 0.0), camera_is_level=False, pose_m=0.0, pose_rad=0.0)
     before = camera_frame()
     after = augmentation.apply([before], rng)[0]

@@ -23,7 +23,7 @@ from psg4d_ros.structures import AlignedFrame, PointFrame
 from psg4d_ros.training.augment import Augmentation
 from psg4d_ros.training.mask_losses import NOBODY
 from psg4d_ros.training.sparse_input import SparseInput, pack, unpack
-from psg4d_ros.training.windows import COLORS, JUDGED_PREDICATES, TrainingWindow, WindowDataset, WindowRecipe
+from psg4d_ros.training.windows import COLORS, JUDGED_PREDICATES, TrainingWindow, WindowDataset, WindowRecipe, draw_form
 from psg4d_ros.transforms import transform_points
 from psg4d_ros.voxelize import FEATURE_NAMES, voxelize
 
@@ -233,15 +233,26 @@ def test_a_recording_shorter_than_a_window_gives_what_it_has():
 
 def test_augmented_windows_differ_in_length_and_pace_and_lie_where_something_happens():
     rare = [TrueRelation(1, "holding", CUP, 37, 39), TrueRelation(1, "walking on", FLOOR, 0, 40)]
-    made = WindowDataset([recording(relations=rare, frames=40)], replace(WindowRecipe(), eventful_share=1.0), 0)
-    windows = [made[i] for i in range(60)]
+    recipe = replace(WindowRecipe(), eventful_share=1.0, close_share=0.0, alike=2)
+    made = WindowDataset([recording(relations=rare, frames=40)], recipe, 0)
+    windows = [made[i] for i in range(80)]
     lengths = [w.input.num_frames for w in windows]
     assert set(lengths) == {1, 2, 3, 4}
-    assert lengths.count(4) > 40
+    assert lengths.count(4) > 50
     paces = {round(float(w.times_s[-1] - w.times_s[-2]), 2) for w in windows if len(w.times_s) > 1}
     assert paces == {0.25, 0.5}
     holding = windows[0].truth.predicates.index("holding")
     assert sum(bool(w.truth.holds[:, holding].any()) for w in windows) > 15, "2 of 40 frames, but half of the words"
+
+
+def test_windows_of_a_batch_are_alike():
+    """The number of frames changes from eight to eight; a window near the beginning may lack some."""
+    forms = [draw_form(WindowRecipe(), np.random.default_rng(i)) for i in range(400)]
+    assert np.mean([f.close for f in forms]) == pytest.approx(0.12, abs=0.05)
+    made = WindowDataset([recording(boxes=PLAIN, relations=(), frames=40)], WindowRecipe(full_share=0.0), 0)
+    lengths = [[made[i].input.num_frames for i in range(start, start + 8)] for start in range(0, 64, 8)]
+    assert all(len(set(batch)) == 1 for batch in lengths)
+    assert len({batch[0] for batch in lengths}) > 2
 
 
 # What cannot be known is not judged, and what cannot be used is refused.

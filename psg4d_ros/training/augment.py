@@ -93,9 +93,9 @@ class SensorChange:
     waves: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> SensorChange:
+    def draw(cls, rng: np.random.Generator, *, close: bool) -> SensorChange:
         # The simulated cameras have 160 x 120 pixels, real ones 640 x 480.
-        ringed, near_sighted, close = rng.random() < 0.08, rng.random() < 0.25, rng.random() < 0.12
+        ringed, near_sighted = rng.random() < 0.08 and not close, rng.random() < 0.25
         fine = close or rng.random() < 0.4
         keep = 1.0 if (fine or rng.random() < 0.4) and not ringed else float(rng.uniform(0.3, 1.0))
         density = (
@@ -110,7 +110,7 @@ class SensorChange:
             rings=int(rng.integers(16, 41)) if ringed else 0,
             ring_deg=float(rng.uniform(0.35, 0.6)),
             far=float(rng.uniform(0.4, 1.0)) if near_sighted else 1.0,
-            close_m=float(rng.uniform(0.8, 2.5)) if close and not ringed else 0.0,
+            close_m=float(rng.uniform(0.8, 2.5)) if close else 0.0,
             holes=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in holes),
             range_m=float(rng.uniform(0.0, 0.008)),
             range_per_m2=float(rng.uniform(0.0, 0.002)),
@@ -179,8 +179,9 @@ class Augmentation:
         return cls(np.eye(4))
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, *, may_mirror: bool, voxel_size_m: float) -> Augmentation:
-        sensor = SensorChange.draw(rng)
+    def draw(cls, rng: np.random.Generator, *, may_mirror: bool, close: bool, voxel_size_m: float) -> Augmentation:
+        """close: a view of little but one object, see SensorChange.close_m."""
+        sensor = SensorChange.draw(rng, close=close)
         colorless = bool(rng.random() < 0.14) or sensor.rings > 0  # what has rings has no colours
         tilt = rng.uniform(-1.0, 1.0, 2) * np.radians(2.0)
         exact_poses = rng.random() < 0.5

@@ -54,6 +54,14 @@ class WindowRecipe:
         low=0.0,
         high=1.0,
     )
+    close_share: float = knob(0.12, "augmented: share of windows that show little but one object", low=0.0, high=1.0)
+    alike: int = knob(
+        8,
+        "augmented: so many windows in a row have one number of frames, and are all close views or none of them; a "
+        "batch is thinned to its smallest window",
+        low=1,
+        high=4096,
+    )
     voxel_size_m: float = knob(0.05, "edge of a voxel, metres; the encoder's", low=0.005, high=2.0)
     levels: int = knob(4, "levels of the encoder", low=2, high=8)
     min_points: int = knob(20, "an object with fewer points in the window is nobody", low=1, high=100_000)
@@ -182,11 +190,13 @@ class WindowDataset(Dataset[TrainingWindow]):
         if index < 0:
             raise IndexError(f"window {index}, expected 0 or more")
         count = len(self.recordings)
-        order = np.random.default_rng([self.seed, index // count]).permutation(count)
+        # The second number keeps what the three are drawn for apart.
+        order = np.random.default_rng([self.seed, 0, index // count]).permutation(count)
+        form = draw_form(self.recipe, np.random.default_rng([self.seed, 1, index // self.recipe.alike]))
         for attempt in range(_MOST_ATTEMPTS):
-            rng = np.random.default_rng([self.seed, index, attempt])
+            rng = np.random.default_rng([self.seed, 2, index, attempt])
             recording = self.recordings[order[(index + attempt) % count]]
-            window = make_window(recording, self.recipe, rng, self.predicates, self.attributes, self._may_mirror)
+            window = make_window(recording, self.recipe, form, rng, self.predicates, self.attributes, self._may_mirror)
             if window is not None:
                 return window
         raise DatasetError(
@@ -195,20 +205,44 @@ class WindowDataset(Dataset[TrainingWindow]):
         )
 
 
+@dataclass(frozen=True)
+class WindowForm:
+    """What the size of a window depends on: how many frames, how far apart, and whether it is a close view."""
+
+    frames: int
+    interval_ns: int
+    close: bool = False
+
+
+def draw_form(recipe: WindowRecipe, rng: np.random.Generator) -> WindowForm:
+    """A form of window, as often as the recipe says."""
+    frames, interval = recipe.frames, round(recipe.frame_interval_s * NS_PER_S)
+    if not recipe.augment:
+        return WindowForm(frames, interval)
+    shorter, slower, closer = rng.random(3)
+    if shorter >= recipe.full_share:
+        frames = int(rng.integers(1, frames + 1))
+    if slower < recipe.slow_share:
+        interval *= 2
+    return WindowForm(frames, interval, bool(closer < recipe.close_share))
+
+
 def make_window(
     recording: Recording,
     recipe: WindowRecipe,
+    form: WindowForm,
     rng: np.random.Generator,
     predicates: tuple[str, ...] = JUDGED_PREDICATES,
     attributes: tuple[str, ...] = JUDGED_ATTRIBUTES,
     may_mirror: bool = True,
 ) -> TrainingWindow | None:
     """A window of a recording, None when what was chosen holds no object of ``recipe.min_points`` points."""
-    numbers = choose_frames(recording, recipe, rng, predicates)
+    eventful = recipe.augment and rng.random() < recipe.eventful_share
+    numbers = choose_frames(recording, form, rng, predicates if eventful else ())
     labelled = recording.frames(numbers)
     augmentation = Augmentation.none()
     if recipe.augment:
-        augmentation = Augmentation.draw(rng, may_mirror=may_mirror, voxel_size_m=recipe.voxel_size_m)
+        augmentation = Augmentation.draw(rng, may_mirror=may_mirror, close=form.close, voxel_size_m=recipe.voxel_size_m)
         labelled = augmentation.apply(labelled, rng)
     objects = _objects(recording, labelled, recipe.min_points)
     if not objects:
@@ -244,20 +278,18 @@ def make_window(
 
 
 def choose_frames(
-    recording: Recording, recipe: WindowRecipe, rng: np.random.Generator, predicates: tuple[str, ...]
+    recording: Recording, form: WindowForm, rng: np.random.Generator, predicates: tuple[str, ...]
 ) -> list[int]:
-    """Numbers of a window's frames, ascending: as the sliding window would keep them, counted from the newest."""
-    stamps, count, interval = recording.stamps_ns, recipe.frames, round(recipe.frame_interval_s * NS_PER_S)
+    """Numbers of a window's frames, ascending: as the sliding window would keep them, counted from the newest.
+
+    predicates: the window lies where one of them holds, each that the recording has as likely as any other; empty, or
+    none of them there: anywhere.
+    """
+    stamps, count, interval = recording.stamps_ns, form.frames, form.interval_ns
     spans: dict[str, list[tuple[int, int]]] = {}
-    if recipe.augment:
-        if rng.random() >= recipe.full_share:
-            count = int(rng.integers(1, count + 1))
-        if rng.random() < recipe.slow_share:
-            interval *= 2
-        if rng.random() < recipe.eventful_share:
-            for r in recording.relations:
-                if r.predicate in predicates:
-                    spans.setdefault(r.predicate, []).append((r.start_frame, r.end_frame))
+    for r in recording.relations:
+        if r.predicate in predicates:
+            spans.setdefault(r.predicate, []).append((r.start_frame, r.end_frame))
     if spans:
         words = sorted(spans)
         chosen = spans[words[rng.integers(len(words))]]
