@@ -20,14 +20,13 @@ from psg4d_ros.data.recording import LabelledFrame, Recording, TrueObject
 from psg4d_ros.data.simulation.classes import PALETTE
 from psg4d_ros.data.simulation.predicates import ATTRIBUTES, PREDICATES
 from psg4d_ros.errors import DatasetError
-from psg4d_ros.model.geometry import nearest_pairs
-from psg4d_ros.runtime.given import TubeVoxels, tube_voxels
-from psg4d_ros.runtime.relating import PairInputs, describe_pairs, last_boxes
-from psg4d_ros.runtime.rulebook import Rulebook, build_rulebook
-from psg4d_ros.structures import AlignedFrame, Float64, Int32, Int64, VoxelGrid, Window
+from psg4d_ros.runtime.given import tube_voxels
+from psg4d_ros.runtime.relating import PairInputs, describe_pairs
+from psg4d_ros.runtime.rulebook import build_rulebook
+from psg4d_ros.structures import AlignedFrame, Float64, VoxelGrid, Window
 from psg4d_ros.training.augment import Augmentation, names_a_side
-from psg4d_ros.training.mask_losses import NOBODY
 from psg4d_ros.training.sparse_input import SparseInput, pack, unpack
+from psg4d_ros.training.window_labels import choose_pairs, number_points, true_relations, tubes_of, voxel_owners
 from psg4d_ros.transforms import NS_PER_S, transform_points
 from psg4d_ros.voxelize import FEATURE_NAMES, voxelize
 from psg4d_ros.window import MIN_ORIGIN_POINTS, voxel_origin
@@ -35,8 +34,6 @@ from psg4d_ros.window import MIN_ORIGIN_POINTS, voxel_origin
 JUDGED_PREDICATES = tuple(PREDICATES)
 JUDGED_ATTRIBUTES = tuple(word for words in ATTRIBUTES for word in words.split(", "))
 COLORS = frozenset(PALETTE)
-# A pair of which something is true is worth more than one of which nothing is, but "none" must be learnt too.
-_MOST_TRUE_PAIRS = 0.75
 _MOST_ATTEMPTS = 100
 
 
@@ -244,7 +241,7 @@ def make_window(
     if recipe.augment:
         augmentation = Augmentation.draw(rng, may_mirror=may_mirror, close=form.close, voxel_size_m=recipe.voxel_size_m)
         labelled = augmentation.apply(labelled, rng)
-    objects = _objects(recording, labelled, recipe.min_points)
+    objects = tubes_of(recording, labelled, recipe.min_points)
     if not objects:
         return None
     window = _placed(labelled, np.array(augmentation.origin_shift_m))
@@ -255,16 +252,18 @@ def make_window(
     grids = [_denser(grid, augmentation.sensor.density) for grid in grids]
     rulebooks = [build_rulebook(grid.coords, recipe.levels) for grid in grids]
     tubes = [
-        tube_voxels(aligned, grid.point_voxel.numpy(), _tube_of(frame.instance, objects), len(objects), window.origin)
+        tube_voxels(
+            aligned, grid.point_voxel.numpy(), number_points(frame.instance, objects), len(objects), window.origin
+        )
         for aligned, grid, frame in zip(window.frames, grids, labelled, strict=True)
     ]
     boxes = np.stack([t.boxes for t in tubes], axis=1)
-    holds = _holds(recording, objects, numbers, predicates)
-    pairs = _choose_pairs(boxes, objects, holds, recipe.max_pairs, rng)
+    holds = true_relations(recording, objects, numbers, predicates)
+    pairs = choose_pairs(boxes, objects, holds, recipe.max_pairs, rng)
     inputs = describe_pairs(pairs, boxes, window, torch.cat([grid.centers for grid in grids]))
     colored = augmentation.colors_tell and any(f.frame.colors is not None for f in labelled)
     known = tuple(word for word in attributes if colored or word not in COLORS)
-    owners = [_owners(t, grid, rulebook) for t, grid, rulebook in zip(tubes, grids, rulebooks, strict=True)]
+    owners = [voxel_owners(t, grid, rulebook) for t, grid, rulebook in zip(tubes, grids, rulebooks, strict=True)]
     return TrainingWindow(
         input=SparseInput.join(
             [SparseInput.of(grid, rulebook) for grid, rulebook in zip(grids, rulebooks, strict=True)], torch.int32
@@ -313,21 +312,6 @@ def _tolerance(interval_ns: int) -> int:
     return interval_ns // 20
 
 
-def _objects(recording: Recording, frames: list[LabelledFrame], min_points: int) -> list[TrueObject]:
-    """Those with enough points in the window, by ascending id."""
-    points = np.bincount(np.concatenate([f.instance for f in frames]))
-    enough = set(np.flatnonzero(points >= min_points).tolist())
-    return sorted((o for o in recording.objects if o.object_id in enough), key=lambda o: o.object_id)
-
-
-def _tube_of(instance: Int32, objects: list[TrueObject]) -> Int32:
-    """int32[N]: 0 = nobody, i + 1 = ``objects[i]``."""
-    ids = np.array([o.object_id for o in objects], dtype=np.int32)
-    place = np.searchsorted(ids, instance).clip(max=len(ids) - 1)
-    tube: Int32 = np.where(ids[place] == instance, place + 1, 0).astype(np.int32)
-    return tube
-
-
 def _placed(frames: list[LabelledFrame], shift_m: Float64) -> Window:
     """The frames in the core frame, on the grid that the pipeline would lay, moved by ``shift_m`` (float64[3])."""
     aligned = tuple(
@@ -355,69 +339,6 @@ def _denser(grid: VoxelGrid, factor: float) -> VoxelGrid:
     column = FEATURE_NAMES.index("log_points")
     features[:, column] = torch.log1p(torch.expm1(features[:, column]) * factor)
     return replace(grid, features=features)
-
-
-def _owners(tubes: TubeVoxels, grid: VoxelGrid, rulebook: Rulebook) -> tuple[Int64, Int64]:
-    """int64[V_0] and int64[V_1]: the tube most of a voxel's labelled points are of (ties: the lower), or NOBODY."""
-    labelled = tubes.tube > 0
-    voxel, tube, points = tubes.voxel[labelled], tubes.tube[labelled] - 1, tubes.points[labelled]
-    parent = rulebook.levels[1].parent
-    assert parent is not None
-    coarse = parent.numpy()[voxel]
-    return (
-        _majority(voxel, tube, points, len(grid.coords)),
-        _majority(coarse, tube, points, len(rulebook.levels[1].coords)),
-    )
-
-
-def _majority(voxel: Int64, tube: Int64, points: Int64, count: int) -> Int64:
-    """int64[count]: for each voxel the tube with the most points, NOBODY where none has any."""
-    width = int(tube.max()) + 1 if len(tube) else 1
-    keys, entry = np.unique(voxel * width + tube, return_inverse=True)
-    total = np.bincount(entry, weights=points, minlength=len(keys))
-    of, owner = np.divmod(keys, width)
-    order = np.lexsort((-owner, total, of))  # the last entry of each voxel is its owner
-    out = np.full(count, NOBODY, dtype=np.int64)
-    out[of[order]] = owner[order]
-    return out
-
-
-def _holds(
-    recording: Recording, objects: list[TrueObject], numbers: list[int], predicates: tuple[str, ...]
-) -> dict[tuple[int, int], np.ndarray]:
-    """bool[n, F] by (subject, object) tube: which predicates hold in which frames, of pairs that have any."""
-    place = {o.object_id: i for i, o in enumerate(objects)}
-    row = {word: i for i, word in enumerate(predicates)}
-    frames = np.array(numbers)
-    out: dict[tuple[int, int], np.ndarray] = {}
-    for r in recording.relations:
-        subject, object_, predicate = place.get(r.subject_id), place.get(r.object_id), row.get(r.predicate)
-        during = (frames >= r.start_frame) & (frames < r.end_frame)
-        if subject is None or object_ is None or predicate is None or not during.any():
-            continue
-        if objects[subject].is_thing and subject != object_:
-            table = out.setdefault((subject, object_), np.zeros((len(row), len(frames)), dtype=bool))
-            table[predicate] |= during
-    return out
-
-
-def _choose_pairs(
-    boxes: Float64,
-    objects: list[TrueObject],
-    holds: dict[tuple[int, int], np.ndarray],
-    max_pairs: int,
-    rng: np.random.Generator,
-) -> Int64:
-    """int64[R, 2], nearest first: the pairs of which something is true, and the nearest of the others."""
-    things = np.array([o.is_thing for o in objects], dtype=bool)
-    pairs = nearest_pairs(last_boxes(boxes), len(objects) ** 2, things)
-    true = np.array([(s, o) in holds for s, o in pairs.tolist()], dtype=bool)
-    chosen = np.flatnonzero(true)
-    most = int(max_pairs * _MOST_TRUE_PAIRS)
-    if len(chosen) > most:
-        chosen = rng.choice(chosen, most, replace=False)
-    others = np.flatnonzero(~true)[: max_pairs - len(chosen)]
-    return pairs[np.sort(np.concatenate([chosen, others]))]
 
 
 def _truth(
