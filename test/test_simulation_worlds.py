@@ -309,6 +309,31 @@ def test_nothing_stands_in_anything_else(worlds: list[World]) -> None:
                 assert through.sum() <= 8, (w.name, a.label, a.asset, b.label, b.asset)
 
 
+def test_what_is_tilted_leans_with_its_upper_edge_against_a_wall(worlds: list[World]) -> None:
+    leaning = [(w, e) for w in worlds for e in w.entities if w.T_world_entity[e.entity_id - 1][2, 2] < 0.999]
+    assert len(leaning) > 5
+    assert {e.label for _, e in leaning} == {"picture", "mirror"}
+    for w, e in leaning:
+        v = vertices(w, e)
+        assert abs(v[:, 2].min()) < 1e-6, "it stands on the floor"
+        upper = v[v[:, 2] > 0.6 * v[:, 2].max(), :2]
+        walls = [(k, wall) for r in w.rooms for k, wall in ((0, r.x0), (0, r.x1), (1, r.y0), (1, r.y1))]
+        gaps = [np.abs(upper[:, k] - wall).min() for k, wall in walls]
+        assert min(gaps) < 0.006, (w.name, e.label)
+        assert not e.graspable and not e.movable
+
+
+def test_people_find_something_to_do_within_reach(worlds: list[World]) -> None:
+    """A ball, a towel, a spoon or something to pour, in the same room and at most 3.5 m away."""
+    props = {"ball", "towel", "spoon", "bottle", "carton", "can"}
+    near = []
+    for w in worlds:
+        at = {e.entity_id: w.T_world_entity[e.entity_id - 1][:2, 3] for e in w.entities}
+        things = [at[e.entity_id] for e in w.entities if e.label in props]
+        near += [any(np.linalg.norm(t - at[p.entity_id]) < 3.5 for t in things) for p in w.people]
+    assert np.mean(near) > 0.85
+
+
 def test_doors_can_swing_open(worlds: list[World]) -> None:
     """The quarter of floor that a room door sweeps holds nothing."""
     for w in worlds:
