@@ -318,6 +318,19 @@ def test_where_validation_is_dear_only_the_last_is_made(tmp_path):
     assert [bool(line["step"]) for line in read_lines(tmp_path / LOG_FILE) if "val" in line] == [False, True]
 
 
+def test_validation_that_would_leave_no_time_to_learn_is_left_out(tmp_path, caplog):
+    clock = Clock(lambda n: 2.0)
+
+    def validate():
+        clock.now += 200.0
+        return {"figure": 0.0}
+
+    result = train(toy_stage(Fit(clock.tick), validate, steps=0, micro_batch=4), tmp_path, seconds=600.0, clock=clock)
+    assert 540.0 < clock.now - 1000.0 <= 600.0
+    assert result.val == {}
+    assert "a validation takes 200 s of 600 s and is left out; give more minutes, or validate on less" in caplog.text
+
+
 def test_a_stage_that_goes_on_keeps_its_plan_and_its_time(tmp_path):
     clock = Clock(lambda n: 2.0)
     stop = stop_before(50)  # here a step is one pass

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 MAX_BAD_STEPS = 10  # steps in a row without a finite gradient, after which there is no hope
 _LOSS_MEMORY = 50  # steps over which the losses that are reported are averaged
-# Validations on the way may cost this part of a stage's time; were it more, only the one at the end is made.
-_VALIDATION_SHARE = 0.15
+# Validations on the way may cost this part of a stage's time; were it more, only the one at the end is made. Where that
+# one alone would cost so much that little were left to learn in, there is none.
+_VALIDATION_SHARE, _DEAR_VALIDATION = 0.15, 0.25
 _log = logging.getLogger(__name__)
 
 
@@ -133,6 +134,13 @@ class _StageRun:
         self.log = RunLog(self.folder, schedule.step) if self.accelerator.is_main_process else None
         if schedule.step == 0 and p.seconds is not None and self.stage.validate is not None:
             self._validate()  # where learning starts from, and how long a validation takes
+            if not self._at_the_end():
+                _log.warning(
+                    "%s: a validation takes %.0f s of %.0f s and is left out; give more minutes, or validate on less",
+                    self.stage.name,
+                    p.validation_s,
+                    p.seconds,
+                )
         places = range(self.first_place, self.first_place + self.share)
         items = iterate(self.stage.items, schedule.step, recipe.batch, places, recipe.workers)
         saved_at = now = self.clock()
@@ -162,7 +170,7 @@ class _StageRun:
         self._save()
         del items  # ends the processes that make them
         self.optimization.take_average()
-        p.val = self._figures()
+        p.val = self._figures() if self._at_the_end() else {}
         if self.log:
             self.log.validation(schedule.step, p.val)
             self.log.close()
@@ -284,13 +292,19 @@ class _StageRun:
             return 0
         return number
 
+    def _at_the_end(self) -> bool:
+        p = self.progress
+        if self.stage.validate is None:
+            return False
+        return p.seconds is None or p.validation_s <= _DEAR_VALIDATION * p.seconds
+
     def _validation_due(self) -> bool:
         done = int(self.schedule.progress * (self._on_the_way() + 1) + 1e-9)
         return not self.schedule.done and self.progress.validated < min(done, self._on_the_way())
 
     def _reserve_s(self) -> float:
         """Time for the validations that are still to come, and for what comes after the stage."""
-        left = max(0, self._on_the_way() - self.progress.validated) + (self.stage.validate is not None) + self.after
+        left = max(0, self._on_the_way() - self.progress.validated) + self._at_the_end() + self.after
         return left * self.progress.validation_s
 
     def _validate(self) -> None:
@@ -305,8 +319,7 @@ class _StageRun:
             self.log.validation(self.schedule.step, self.progress.val)
 
     def _figures(self) -> dict[str, float]:
-        if self.stage.validate is None:
-            return {}
+        assert self.stage.validate is not None
         self.stage.module.train(False)
         with torch.no_grad(), self.accelerator.autocast():
             values = dict(self.stage.validate())
