@@ -288,8 +288,7 @@ def test_a_stage_ends_in_time_with_its_learning_rate_at_zero(tmp_path, cost):
     assert lines[-1]["rate"] < 0.01, "the cosine came to its end"
     rates = [line["rate"] for line in lines[20:]]
     assert max(a - b for a, b in itertools.pairwise(rates)) < 0.03, "and never jumped"
-    if clock.cost(1000) >= 2.0:
-        assert clock.now - 1000.0 > 540.0, "the time is used"
+    assert clock.now - 1000.0 > 540.0, "the time is used"
 
 
 def test_time_for_validations_is_kept_back(tmp_path):
@@ -350,7 +349,7 @@ def test_a_stage_that_goes_on_keeps_its_plan_and_its_time(tmp_path):
 
 
 def test_steps_win_where_they_end_first():
-    schedule = Schedule(steps=10, seconds=1e6)
+    schedule = Schedule(steps=10, seconds=1e6, fixed=True)
     while not schedule.done:
         schedule.advance(1.0, 0.0)
     assert schedule.step == 10

@@ -11,16 +11,18 @@ _MANY_STEPS, _SOME_STEPS = 20, 5
 _SMALL_PART, _LARGE_PART = 0.03, 0.1
 # How far the steps that still fit must fall short of the plan before it is cut: noise must not eat it step by step.
 TOLERANCE = 0.05
+# How many more must fit before it is stretched: a machine that others used at first has become free.
+GROWTH = 0.25
 _MEMORY = 100  # steps over which a step's time is averaged
 
 
 @dataclass
 class Schedule:
-    """Counts steps; plans their number once, from the time they take, and shortens it where they turn out slower.
+    """Counts steps; plans their number from the time they take, and anew where they turn out slower or much faster.
 
     steps: how many there will be, None = not planned yet. seconds: time for all of them and the validations, None = no
     limit. progress: how far the cosine has come, 0 to 1; it moves evenly to 1 over the steps that are left, also after
-    the plan was cut.
+    the plan was changed. fixed: more steps than ``steps`` are not wanted, whatever the time.
     """
 
     steps: int | None
@@ -28,6 +30,7 @@ class Schedule:
     step: int = 0
     progress: float = 0.0
     elapsed_s: float = 0.0
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         self._measured, self._step_s = -1, 0.0  # the first step of a process measures its start
@@ -63,5 +66,7 @@ class Schedule:
                 part = _SMALL_PART if self._measured >= _MANY_STEPS else _LARGE_PART
                 if self.elapsed_s >= part * self.seconds:
                     self.steps = self.step + possible
-            elif possible < (1.0 - TOLERANCE) * (self.steps - self.step):
+                return
+            left = self.steps - self.step
+            if possible < (1.0 - TOLERANCE) * left or (not self.fixed and possible > (1.0 + GROWTH) * left > 0):
                 self.steps = self.step + possible

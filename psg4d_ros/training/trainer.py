@@ -123,7 +123,7 @@ class _StageRun:
                 )
             self.optimization.load(saved[1])
         p = self.progress
-        self.schedule = Schedule(p.steps, p.seconds, p.step, p.progress, p.elapsed_s)
+        self.schedule = Schedule(p.steps, p.seconds, p.step, p.progress, p.elapsed_s, fixed=bool(stage.recipe.steps))
         self.bad_steps = 0
 
     # -- the loop ------------------------------------------------------------------------------------------------------
