@@ -148,7 +148,7 @@ def test_what_only_space_has_is_not_trained():
     names = " ".join(with_gradient)
     assert "adapter_a" in names and "pair_embedding.geometry" in names and "relation_head.key" in names
     assert not any(word in names for word in ("motion", "state", "frame", "slots", "encoder", "decoder.queries"))
-    assert [group["lr"] for group in groups] == [BOTH.head_lr, BOTH.adapter_lr]
+    assert [group["lr"] for group in groups] == [BOTH.head_lr, BOTH.pair_lr, BOTH.adapter_lr]
     assert len(Stage1Losses(model, ALONE).parameter_groups()) == 1
 
 

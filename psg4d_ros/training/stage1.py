@@ -47,7 +47,10 @@ class Stage1Recipe:
     answer_share: float = knob(0.5, "share of its steps in which it also learns to write answers", low=0.0, high=1.0)
     answer_weight: float = knob(0.3, "weight of written answers", low=0.0, high=100.0)
     adapter_lr: float = knob(1e-3, "learning rate of the language model's adapters", low=0.0, high=1.0)
-    head_lr: float = knob(3e-3, "learning rate of the pair token and the relation head", low=0.0, high=1.0)
+    pair_lr: float = knob(
+        5e-4, "learning rate of the pair token and of what reads the language model's state", low=0.0, high=1.0
+    )
+    head_lr: float = knob(3e-3, "learning rate of the rest of the relation head", low=0.0, high=1.0)
 
 
 class Stage1Losses(nn.Module):
@@ -61,12 +64,13 @@ class Stage1Losses(nn.Module):
         """What is trained, with its learning rates; nothing that only 4D has (motion, frames, slot states)."""
         model, recipe = self.model, self.recipe
         pair, head = model.chain.pair_embedding, model.relation_head
-        parts: list[nn.Module] = [head.subject, head.object, head.geometry, head.key, head.prior]
-        adapters: list[nn.Parameter] = []
+        alone = (head.subject, head.object, head.geometry, head.key, head.prior)
+        # A step in what reads the wide states of the language model moves all logits at once: these go slower.
+        wide = (pair.subject, pair.object, pair.geometry, pair.norm, head.hidden_norm, head.from_hidden)
+        adapters = [p for n, p in model.language_model.named_parameters() if "adapter_" in n]
+        groups = [([p for m in alone for p in m.parameters()], recipe.head_lr)]
         if recipe.language_model_share > 0:
-            parts += [pair.subject, pair.object, pair.geometry, pair.norm, head.hidden_norm, head.from_hidden]
-            adapters = [p for n, p in model.language_model.named_parameters() if "adapter_" in n]
-        groups = (([p for m in parts for p in m.parameters()], recipe.head_lr), (adapters, recipe.adapter_lr))
+            groups += [([p for m in wide for p in m.parameters()], recipe.pair_lr), (adapters, recipe.adapter_lr)]
         return [{"params": params, "lr": lr} for params, lr in groups if params and lr > 0]
 
     def forward(self, items: Sequence[ImageItem], generator: torch.Generator) -> dict[str, Tensor]:
@@ -123,7 +127,7 @@ class PairBatch:
             holds[part, columns] = item.holds
             start = part.stop
         words = {word: i for i, word in enumerate(dict.fromkeys(w for item in items for w in item.labels))}
-        phrases = lm.phrase_embeddings(list(words))
+        phrases = model.chain.pair_labels(list(words))
         pairs = [torch.tensor([words[w] for w in item.labels], dtype=torch.int64)[item.pairs] for item in items]
         ends = torch.cat(pairs).to(phrases.device)
         geometry = torch.cat([item.geometry for item in items]).to(phrases.device)
