@@ -152,12 +152,21 @@ def evaluate_dataset(
             prior.count(recording, words)
             seen |= triplets(recording, words)
     runner = _runner(checkpoint, config) if needs_pipeline(method, setting) else None
+    if runner is not None and recordings[0].boxes is not None:
+        # Asked is what its annotators chose from, in all of it: of the vocabulary, most was never looked for.
+        asked = {r.predicate for recording in open_recordings(dataset, split) for r in recording.relations}
+        runner.pipeline.set_vocabulary([], sorted(asked), replace=True)
     watched = recordings if progress is None else progress(recordings, len(recordings))
     result = evaluate(watched, method, setting, config.window, words, runner=runner, prior=prior)
     model = None
     if runner is not None:
         pipeline = runner.pipeline
-        model = {"id": pipeline.model_id, "sha256": pipeline.model_sha256, "trained": pipeline.trained}
+        model = {
+            "id": pipeline.model_id,
+            "sha256": pipeline.model_sha256,
+            "trained": pipeline.trained,
+            "predicates": list(pipeline.vocabulary.predicates),
+        }
     used = to_dict(config) if runner is not None else {"window": to_dict(config.window)}
     about = {"dataset": dataset, "split": split, "seed": seed, "train": train, "model": model, "config": used}
     return {**about, **result.to_json(seen)}

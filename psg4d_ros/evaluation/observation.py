@@ -14,12 +14,13 @@ from psg4d_ros.config import PipelineConfig, WindowConfig
 from psg4d_ros.data.recording import LabelledFrame, Recording
 from psg4d_ros.errors import ConfigError, DatasetError
 from psg4d_ros.evaluation.attributes import SceneAttributes
+from psg4d_ros.evaluation.box_frames import corner_frames
 from psg4d_ros.evaluation.matching import SceneTruth
 from psg4d_ros.evaluation.overlaps import OverlapCounter, TubeOverlaps
 from psg4d_ros.evaluation.predictions import GraphCollector
 from psg4d_ros.evaluation.truth import LeftOut, admitted, scene_truth, true_attributes
 from psg4d_ros.evaluation.tubes import Tubes, label_boxes
-from psg4d_ros.structures import Float32, Int64, SceneGraph
+from psg4d_ros.structures import Float32, Int64, SceneGraph, Window
 from psg4d_ros.transforms import TransformBuffer, transform_points
 from psg4d_ros.vocabulary import Vocabulary
 
@@ -51,12 +52,16 @@ class Observation:
 class PipelineRunner:
     """A pipeline fed with recordings: each begins a new epoch, and its poses are the transforms to the world.
 
-    pipeline: made with evaluation_config and with ``transforms``.
+    pipeline: made with evaluation_config and with ``transforms``. Of recordings of boxes, its window, language model,
+    relation head and tracker run; there is nothing for the others to see.
     """
 
     def __init__(self, pipeline: ScenePipeline, transforms: TransformBuffer) -> None:
+        from psg4d_ros.runtime.given_boxes import BoxPredictor
+
         self.pipeline = pipeline
         self._transforms = transforms
+        self._boxes = BoxPredictor(pipeline.predictor)
 
     def run(
         self, recording: Recording, setting: Setting, words: Vocabulary
@@ -66,16 +71,26 @@ class PipelineRunner:
         given = _given(recording, setting, words)
         self._transforms.clear()
         self.pipeline.reset()
-        for labelled in recording.open_frames():
+        of_boxes = recording.boxes is not None
+        for labelled in corner_frames(recording) if of_boxes else recording.open_frames():
             frame, T = labelled.frame, labelled.T_world_sensor
             quaternion = Rotation.from_matrix(T[:3, :3]).as_quat()
             self._transforms.set_transform(WORLD_FRAME, frame.frame_id, frame.stamp_ns, T[:3, 3], quaternion)
             if given is not None:
                 given = given.with_frame(frame.stamp_ns, labelled.instance)
-            graph = self.pipeline.update(frame, given)
+            window = self.pipeline.push(frame)
+            graph = None
+            if window is not None:
+                graph = self._relate_boxes(window, given) if of_boxes else self.pipeline.infer(window, given)
             if given is not None and graph is not None:
                 given = given.since(graph.window_start_ns)
             yield labelled, graph
+
+    def _relate_boxes(self, window: Window, given: GivenTubes | None) -> SceneGraph:
+        assert given is not None  # observe asks for nothing else
+        prediction = self._boxes.predict(window, given)
+        pipeline = self.pipeline
+        return pipeline.tracker.update(prediction, pipeline.model_id, pipeline.model_sha256, given.ids_of(prediction))
 
 
 def evaluation_config(config: PipelineConfig) -> PipelineConfig:
@@ -101,19 +116,19 @@ def observe(
     """Watch a recording once. runner: None takes the true tubes and labels for the predicted ones.
 
     window: which frames are evaluated; the pipeline's own. boxes: measure the boxes of the tubes too. Raises
-    DatasetError when frames do not fit the annotation, or a pipeline is asked about a recording without points.
+    DatasetError when frames do not fit the annotation, or of boxes more is asked of the model than PredCls.
     """
     evaluated = admitted(recording.stamps_ns, window)
     if recording.boxes is not None:
-        if runner is not None:
+        if runner is not None and setting != "PredCls":
             raise DatasetError(
-                f"{recording.name} has boxes but no points, so the model has nothing to see; "
-                "expected PredCls with the method oracle, frequency or rules"
+                f"{recording.name} has boxes but no points, so the model can neither find objects nor name them; "
+                f"the setting is {setting}, expected PredCls"
             )
         measured = recording.boxes[evaluated]
         there = np.asarray(np.isfinite(measured).all(axis=(2, 3)), dtype=np.int64)
         overlaps = TubeOverlaps.identical(there)
-        said = None
+        said = None if runner is None else _said_of_boxes(recording, setting, words, runner)
     else:
         overlaps, measured, said = _watch(recording, setting, evaluated, words, runner, boxes)
     truth, left_out = scene_truth(recording, evaluated, overlaps.true, words)
@@ -124,6 +139,14 @@ def observe(
     tubes = Tubes(labels, is_thing, stamps_ns, overlaps.predicted, measured if boxes else None)
     attributes = SceneAttributes(true_attributes(recording, evaluated), {} if said is None else said.attributes)
     return Observation(truth, left_out, tubes, overlaps, attributes, said, len(recording))
+
+
+def _said_of_boxes(recording: Recording, setting: Setting, words: Vocabulary, runner: PipelineRunner) -> GraphCollector:
+    said = GraphCollector(words, {o.object_id: i for i, o in enumerate(recording.objects)})
+    for _, graph in runner.run(recording, setting, words):
+        if graph is not None:
+            said.add(graph)
+    return said
 
 
 def _watch(
