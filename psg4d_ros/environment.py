@@ -41,7 +41,8 @@ def check_environment(checkpoint: Path | None = None) -> list[Item]:
         distribution = {"yaml": "pyyaml", "PIL": "pillow"}.get(module, module.split(".")[0])
         items.append(_package(module, distribution, f"pip install --upgrade {distribution}"))
     embree = _package("embreex", "embreex", "pip install embreex: `psg4d simulate` needs it, nothing else does")
-    items += [replace(embree, optional=True), _language_model(), _checkpoint(checkpoint), *_backends(), *_ros()]
+    items += [replace(embree, optional=True), _language_model(), _checkpoint(checkpoint), *_backends()]
+    items += [_spconv(), *_ros()]
     return items
 
 
@@ -110,6 +111,25 @@ def _backends() -> list[Item]:
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
     found = f"{torch.cuda.get_device_name()}, compute capability {capability}"
     return [backends, Item("GPU", True, found, optional=True)]
+
+
+def _spconv() -> Item:
+    """Whether training convolves by spconv; without it the pure-torch form does, everywhere."""
+    try:
+        import torch
+
+        from psg4d_ros.model.spconv_kernel import installed_wheel, obstacle
+    except ImportError as error:
+        return Item("spconv", False, f"unused: {error}", "pip install torch", optional=True)
+    try:
+        wheel = installed_wheel()
+        problem = obstacle(torch.device("cuda")) if torch.cuda.is_available() else ""
+    except Psg4dError as error:
+        problem, wheel = str(error), ""
+    if problem:
+        return Item("spconv", False, f"unused, training convolves in torch: {problem}", optional=True)
+    found = f"{wheel}, trains on the GPU" if torch.cuda.is_available() else f"{wheel}, unused without a GPU"
+    return Item("spconv", True, found, optional=True)
 
 
 def _ros() -> list[Item]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from torch.nn import functional as F
 
 from psg4d_ros.config import EncoderConfig
 from psg4d_ros.errors import ConfigError
+from psg4d_ros.model import spconv_kernel
+from psg4d_ros.model.spconv_kernel import SpconvPairs
 
 # Gathered rows are multiplied in pieces of this many elements, which bounds memory.
 _CHUNK_ELEMENTS = 1 << 27
@@ -57,19 +59,30 @@ class Pairs:
         return [(k, i, o) for k, (i, o) in enumerate(pieces) if len(i)]
 
 
-def prepare(table: Tensor) -> Tensor | Pairs:
-    """The form of a table that multiplies fastest where it lies. An exported graph always holds the table itself."""
-    return Pairs.of(table) if table.device.type == "cpu" and not torch.compiler.is_compiling() else table
+# The forms of one table; all take the same weights.
+Table: TypeAlias = Tensor | Pairs | SpconvPairs
 
 
-def gather_matmul(features: Tensor, table: Tensor | Pairs, weight: Tensor, *, symmetric: bool = False) -> Tensor:
+def prepare(table: Tensor) -> Table:
+    """The form of a table that multiplies fastest where it lies: pairs on a CPU; on a GPU spconv's where it is usable
+    and gradients are wanted, else the table itself. An exported graph always holds the table itself."""
+    if torch.compiler.is_compiling():
+        return table
+    if table.device.type == "cpu":
+        return Pairs.of(table)
+    return SpconvPairs.of(table) if torch.is_grad_enabled() and spconv_kernel.serves(table.device) else table
+
+
+def gather_matmul(features: Tensor, table: Table, weight: Tensor, *, symmetric: bool = False) -> Tensor:
     """Sparse convolution: out[i] = sum over k of features[table[i, k] - 1] @ weight[k], where entry 0 adds nothing.
 
-    features [V_in, C_in]; table int64[V_out, K], entries 0..V_in, or its Pairs; weight [K, C_in, C_out]. Returns
-    [V_out, C_out].
+    features [V_in, C_in]; table int64[V_out, K], entries 0..V_in, or another form of it; weight [K, C_in, C_out].
+    Returns [V_out, C_out].
     symmetric: the table is that of a submanifold convolution (table[i, k] = j + 1 exactly when table[j, K - 1 - k] =
     i + 1); then the backward pass is a gather too, faster than a scatter and the same bits every time on a GPU.
     """
+    if isinstance(table, SpconvPairs):  # in float32 also under autocast
+        return spconv_kernel.convolve(features, table, weight, symmetric=symmetric)
     if torch.is_autocast_enabled(features.device.type):
         dtype = torch.get_autocast_dtype(features.device.type)
         features, weight = features.to(dtype), weight.to(dtype)
@@ -179,7 +192,7 @@ class SparseConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(kernel, in_channels, out_channels))
         nn.init.normal_(self.weight, std=(2.0 / (kernel * in_channels)) ** 0.5)
 
-    def forward(self, features: Tensor, table: Tensor | Pairs) -> Tensor:
+    def forward(self, features: Tensor, table: Table) -> Tensor:
         return gather_matmul(features, table, self.weight, symmetric=self.weight.shape[0] == 27)
 
 
@@ -207,7 +220,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = SparseConv(channels, channels, 27)
         self.norm2 = nn.LayerNorm(channels)
 
-    def forward(self, features: Tensor, neighbours: Tensor | Pairs) -> Tensor:
+    def forward(self, features: Tensor, neighbours: Table) -> Tensor:
         inner = F.relu(self.norm1(self.conv1(features, neighbours)))
         return F.relu(features + self.norm2(self.conv2(inner, neighbours)))
 
@@ -276,7 +289,7 @@ def _blocks(channels: int, count: int) -> nn.ModuleList:
     return nn.ModuleList(ResidualBlock(channels) for _ in range(count))
 
 
-def _run(blocks: nn.Module, features: Tensor, neighbours: Tensor | Pairs) -> Tensor:
+def _run(blocks: nn.Module, features: Tensor, neighbours: Table) -> Tensor:
     for block in blocks.children():
         features = block(features, neighbours)
     return features
