@@ -10,7 +10,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from psg4d_ros.errors import ConfigError
@@ -166,6 +166,10 @@ class DecoderConfig:
     heads: int = knob(4, "attention heads", low=1, high=32)
     layers: int = knob(3, "decoder layers", low=1, high=12)
     max_keys: int = knob(20_000, "most second-level voxels attended to in a window", low=1, high=200_000)
+    reads_slots: bool = knob(
+        True, "false: masks are made before there is any text, and learn nothing from it (the pipeline ablation)"
+    )
+    boxes: bool = knob(False, "objects are boxes that move in a straight line, not masks (ablation)")
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,18 @@ class ModelConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    chained: bool = knob(True, "turn 2 reads what turn 1 answered; false: a single turn (ablation)")
     frame_interval_s: float = knob(0.25, "frame interval of the training windows, seconds", low=0.0, high=60.0)
+
+
+def switched(trained: ModelConfig, wanted: ModelConfig) -> ModelConfig:
+    """What was trained, in its shape, with the ablations of ``wanted`` on top of those that it has."""
+    decoder = replace(
+        trained.decoder,
+        reads_slots=trained.decoder.reads_slots and wanted.decoder.reads_slots,
+        boxes=trained.decoder.boxes or wanted.decoder.boxes,
+    )
+    return replace(trained, decoder=decoder, chained=trained.chained and wanted.chained)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -95,8 +95,9 @@ def test_text_reaches_the_encoder_unless_the_pipeline_is_asked_for(windows):
     for gate in (end_to_end.chain.pair_embedding.state_gate, end_to_end.chain.entry_gate):
         torch.nn.init.constant_(gate, 0.5)
     pipeline = copy.deepcopy(end_to_end)
+    pipeline.switch(ModelConfig(decoder=DecoderConfig(reads_slots=False)))
     with_flow = _gradients(_losses(end_to_end, **options), windows, *text)
-    without = _gradients(_losses(pipeline, end_to_end=False, **options), windows, *text)
+    without = _gradients(_losses(pipeline, **options), windows, *text)
     assert with_flow["encoder"] > 0 and with_flow["decoder"] > 0
     assert without["encoder"] == 0 and without["decoder"] == 0
     assert without["projector"] > 0 and without["relations"] > 0

@@ -4,8 +4,12 @@ Turn 1 reads instruction, scene tokens and slots. Scene tokens are a set: they s
 their order does not matter. Slots see the text before them and each other, at one position. Turn 2 extends turn 1's
 cache (without the slots) by the list of described objects and one token per candidate pair. A pair sees the text before
 it and itself, and all pairs share one position, so that adding, removing or reordering pairs changes no other pair's
-state. Windows of a batch go through a pass side by side and do not see each other. After the idea of "Learning 4D
-Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025); one token per pair is ours.
+state. Windows of a batch go through a pass side by side and do not see each other.
+
+Without chaining (an ablation) there is a single turn: pairs stand where slots stand, after the text with the scene, and
+nothing of the objects' names, attributes or numbers enters; slots and pairs answer the same prompt.
+After the idea of "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025); one token per pair is
+ours.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from torch.nn.functional import pad
 
 from psg4d_ros.model.label_head import LabelHead
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel, visibility_bias
-from psg4d_ros.model.prompt import DescribedObject, list_text, prefix
+from psg4d_ros.model.prompt import NO_LIST, DescribedObject, list_text, prefix
 
 __all__ = ["Branches", "DescribedObject", "PairQuestion", "SceneChain", "Turn1", "Turn2"]
 
@@ -130,7 +134,7 @@ class PairEmbedding(nn.Module):
         nn.init.constant_(self.norm.weight, token_rms)
 
     def forward(self, question: PairQuestion, phrases: Tensor) -> Tensor:
-        """phrases: float32[P, H] of the objects' labels. Returns [R, H]."""
+        """phrases: float32[P, H] of the objects' labels, see ``SceneChain.pair_labels``. Returns [R, H]."""
         subject, object_ = question.pairs.to(phrases.device).unbind(dim=1)
         x = self.subject(phrases[subject]) + self.object(phrases[object_])
         x = x + self.geometry(question.geometry.to(phrases))
@@ -152,8 +156,10 @@ class SceneChain(nn.Module):
         num_geometry: int,
         num_motion: int,
         slot_state_dim: int,
+        chained: bool = True,
     ) -> None:
         super().__init__()
+        self.chained = chained
         hidden, rms = language_model.hidden_size, language_model.token_rms
         self.language_model = language_model
         self.slots = nn.Parameter(torch.randn(num_slots, hidden) * rms)
@@ -203,6 +209,12 @@ class SceneChain(nn.Module):
         attributes = self.language_model.phrase_embeddings(attribute_phrases)
         return self.label_head(slot_hidden, class_embeddings, classes, attributes)
 
+    def pair_labels(self, labels: Sequence[str]) -> Tensor:
+        """float32[P, H]: what pairs and the geometry network read of the objects' labels, their phrase embeddings; in a
+        single turn, in which labels are not known yet, zeros."""
+        phrases = self.language_model.phrase_embeddings(labels)
+        return phrases if self.chained else torch.zeros_like(phrases)
+
     def turn2(
         self,
         turn1: Turn1,
@@ -236,7 +248,7 @@ class SceneChain(nn.Module):
         """
         before, lm, device = _common_length(turn1s, packs), self.language_model, turn1s[0].slot_hidden.device
         start = turn1s[0].position
-        texts = [[list_text(lm, q.objects) for q in pack] for pack in packs]
+        texts = [[list_text(lm, q.objects) if self.chained else NO_LIST for q in pack] for pack in packs]
         lm.check_length(start + max((len(t.ids) for pack in texts for t in pack), default=0) + 1)
         words = max(sum(len(t.ids) for t in pack) for pack in texts)
         counts = [sum(len(q.pairs) for q in pack) for pack in packs]
@@ -263,8 +275,8 @@ class SceneChain(nn.Module):
                 where[word : word + length] = torch.arange(start, start + length)
                 where[row : row + count] = start + length
                 lists.append(self._list_inputs(question, text.ids, text.entries))
-                phrases = lm.phrase_embeddings([o.label for o in question.objects])
-                pairs.append(self.pair_embedding(question, phrases))
+                labels = self.pair_labels([o.label for o in question.objects])
+                pairs.append(self.pair_embedding(question, labels))
                 word, row = word + length, row + count
             inputs.append(torch.cat([_padded(lists, words), _padded(pairs, rows)]))
         visible, positions = visible.to(device), positions.to(device)

@@ -4,6 +4,7 @@ Learned queries, moved by the language model's slot states, look at scene tokens
 cross-attention, and each ends in a mask over the finest voxels, a presence score and an embedding to be named by.
 Windows of equal sizes go through in one call: [*, N, C] below stands for any leading batch dimensions, none included.
 No step depends on data in Python, and any number of tokens, keys and voxels (0 included) runs through the same graph.
+With ``config.boxes`` (an ablation) queries end in boxes instead, and what lies in its box is a slot's "mask".
 After the ideas of "Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025) and of
 "Masked-attention Mask Transformer for Universal Image Segmentation" (2022).
 """
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from psg4d_ros.config import DecoderConfig
 from psg4d_ros.errors import ConfigError
+from psg4d_ros.model.box_head import BoxHead, box_logits
 from psg4d_ros.model.position import FourierPosition
 
 # How much of the language model's slot state enters a query before training.
@@ -39,13 +41,15 @@ class LayerOutput(NamedTuple):
 
     mask_logits [*, Q, V] over the finest voxels. key_mask_logits [*, Q, K] over the second-level keys: they steer the
     next layer's attention, which passes no gradient, so they need a loss of their own. presence_logits [*, Q].
-    class_embeddings [*, Q, phrase_dim].
+    class_embeddings [*, Q, phrase_dim]. boxes float32[*, Q, 9], see box_head.py, where the decoder makes boxes: then
+    the masks are what lies in them.
     """
 
     mask_logits: Tensor
     key_mask_logits: Tensor
     presence_logits: Tensor
     class_embeddings: Tensor
+    boxes: Tensor | None = None
 
 
 class MaskOutput(NamedTuple):
@@ -61,6 +65,13 @@ class MaskOutput(NamedTuple):
     class_embeddings: Tensor
     key_mask_logits: Tensor
     aux: tuple[LayerOutput, ...] = ()
+    boxes: Tensor | None = None
+
+    def last(self) -> LayerOutput:
+        """The last layer's."""
+        return LayerOutput(
+            self.mask_logits, self.key_mask_logits, self.presence_logits, self.class_embeddings, self.boxes
+        )
 
 
 class Attention(nn.Module):
@@ -144,6 +155,7 @@ class MaskDecoder(nn.Module):
         self.presence = nn.Linear(dim, 1)
         nn.init.constant_(self.presence.bias, _INITIAL_PRESENCE_LOGIT)
         self.class_out = _mlp(dim + fine_dim + mid_dim, 2 * dim, phrase_dim)
+        self.box_head = BoxHead(dim) if config.boxes else None
 
     def forward(
         self,
@@ -157,7 +169,8 @@ class MaskDecoder(nn.Module):
     ) -> MaskOutput:
         """Decode one window, or several of equal S, K and V.
 
-        slot_hidden [*, Q, slot_dim], or None to run without the language model. tokens [*, S, token_dim], mid
+        slot_hidden [*, Q, slot_dim], or None to run without the language model; without ``config.reads_slots`` it is
+        not looked at. tokens [*, S, token_dim], mid
         [*, K, mid_dim] (keys) and fine [*, V, fine_dim], each with positions float32[*, ., 4]: x, y, z metres in the
         core frame's axes and t seconds relative to the newest frame.
         """
@@ -166,28 +179,32 @@ class MaskDecoder(nn.Module):
         token_keys = self.token_in(torch.cat((tokens, self.position(token_positions, dtype)), dim=-1))
         mid_keys = self.mid_in(torch.cat((mid, self.position(mid_positions, dtype)), dim=-1))
         keys = self.key_norm(torch.cat((self.sink.expand(*batch, 1, -1), token_keys, mid_keys), dim=-2))
-        fine_masks = _unit(self.mask_features(torch.cat((fine, self.position(fine_positions, dtype)), dim=-1)))
-        key_masks = _unit(self.key_mask_features(mid_keys))
+        fine_masks, key_masks = fine_positions, mid_positions
+        if self.box_head is None:
+            fine_masks = _unit(self.mask_features(torch.cat((fine, self.position(fine_positions, dtype)), dim=-1)))
+            key_masks = _unit(self.key_mask_features(mid_keys))
         always_open = keys.new_zeros(self.config.num_slots, 1).expand(*batch, -1, 1 + tokens.shape[-2])
 
         x = self.queries.expand(*batch, -1, -1)
-        if slot_hidden is not None:
+        if slot_hidden is not None and self.config.reads_slots:
             x = x + self.slot_gate * self.slot_in(slot_hidden)
         aux: list[LayerOutput] = []
         for layer in self.layers:
             state = self.query_norm(x)
-            mask_query = self._mask_query(state)
-            key_logits = self._mask_logits(mask_query, key_masks)
+            region = self._region(state)
+            key_logits = self._region_logits(region, key_masks)
             if self.training:
-                aux.append(self._outputs(state, self._mask_logits(mask_query, fine_masks), key_logits, fine, mid))
+                aux.append(self._outputs(state, self._region_logits(region, fine_masks), key_logits, fine, mid, region))
             # Scene tokens and the sink carry the whole scene and stay open; voxels outside the slot's mask are closed.
             bias = torch.cat((always_open, _attention_bias(key_logits.detach())), dim=-1)
             x = layer(x, self.places, keys, bias)
         state = self.query_norm(x)
-        mask_query = self._mask_query(state)
-        key_logits = self._mask_logits(mask_query, key_masks)
-        last = self._outputs(state, self._mask_logits(mask_query, fine_masks), key_logits, fine, mid)
-        return MaskOutput(last.mask_logits, last.presence_logits, state, last.class_embeddings, key_logits, tuple(aux))
+        region = self._region(state)
+        key_logits = self._region_logits(region, key_masks)
+        last = self._outputs(state, self._region_logits(region, fine_masks), key_logits, fine, mid, region)
+        return MaskOutput(
+            last.mask_logits, last.presence_logits, state, last.class_embeddings, key_logits, tuple(aux), last.boxes
+        )
 
     def embed_regions(self, states: Tensor, fine: Tensor, fine_share: Tensor, mid: Tensor, mid_share: Tensor) -> Tensor:
         """Class embeddings [*, P, phrase_dim] of regions from elsewhere, made as ``forward`` makes its slots'.
@@ -203,19 +220,33 @@ class MaskDecoder(nn.Module):
         embeddings: Tensor = self.class_out(torch.cat((state, _pool(fine_share, fine), _pool(mid_share, mid)), dim=-1))
         return embeddings
 
-    def _mask_query(self, state: Tensor) -> Tensor:
-        """[*, Q, dim], scaled so that products with unit mask features are logits of a few units, in any precision."""
+    def _region(self, state: Tensor) -> Tensor:
+        """Boxes float32[*, Q, 9]; or mask queries [*, Q, dim], scaled so that products with unit mask features are
+        logits of a few units, in any precision."""
+        if self.box_head is not None:
+            boxes: Tensor = self.box_head(state)
+            return boxes
         return _unit(self.mask_query(state)) * (self.mask_scale / math.sqrt(state.shape[-1]))
 
-    def _mask_logits(self, mask_query: Tensor, mask_features: Tensor) -> Tensor:
-        return mask_query @ mask_features.transpose(-2, -1) + self.mask_bias
+    def _region_logits(self, region: Tensor, of: Tensor) -> Tensor:
+        """of: voxels' positions where regions are boxes, else their mask features."""
+        if self.box_head is not None:
+            return box_logits(region, of)
+        return region @ of.transpose(-2, -1) + self.mask_bias
 
     def _outputs(
-        self, state: Tensor, mask_logits: Tensor, key_logits: Tensor, fine: Tensor, mid: Tensor
+        self,
+        state: Tensor,
+        mask_logits: Tensor,
+        key_logits: Tensor,
+        fine: Tensor,
+        mid: Tensor,
+        region: Tensor | None = None,
     ) -> LayerOutput:
         fine_share, mid_share = (logits.float().sigmoid() ** _POOL_POWER for logits in (mask_logits, key_logits))
         embeddings = self._embed(state, fine_share, fine, mid_share, mid)
-        return LayerOutput(mask_logits, key_logits, self.presence(state)[..., 0], embeddings)
+        boxes = None if self.box_head is None else region
+        return LayerOutput(mask_logits, key_logits, self.presence(state)[..., 0], embeddings, boxes)
 
 
 def _mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:

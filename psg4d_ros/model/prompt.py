@@ -55,6 +55,9 @@ class ListText:
     entries: tuple[tuple[int, ...], ...]
 
 
+NO_LIST = ListText((), ())
+
+
 def prefix(language_model: LanguageModel) -> Prefix:
     """The text around the scene tokens."""
     return Prefix(tuple(language_model.encode_template(_HEAD)), tuple(language_model.encode_template(_TAIL)))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from psg4d_ros.config import ModelConfig
+from psg4d_ros.config import ModelConfig, switched
+from psg4d_ros.model.box_head import BoxHead
 from psg4d_ros.model.chain import SceneChain
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.geometry import GEOMETRY_NAMES, MOTION_NAMES
@@ -73,6 +74,7 @@ class PSG4D(nn.Module):
             num_geometry=len(GEOMETRY_NAMES),
             num_motion=len(MOTION_NAMES),
             slot_state_dim=config.decoder.dim,
+            chained=config.chained,
         )
         self.relation_head = RelationHead(hidden, len(GEOMETRY_NAMES), len(MOTION_NAMES))
 
@@ -83,6 +85,16 @@ class PSG4D(nn.Module):
     @property
     def language_model(self) -> LanguageModel:
         return self.chain.language_model
+
+    def switch(self, wanted: ModelConfig) -> None:
+        """Turn on the ablations of ``wanted``, in place; the shape stays, and so does what is ablated already.
+
+        A head for boxes starts from weights that torch's global generator draws.
+        """
+        config = switched(self.config, wanted)
+        if config.decoder.boxes and self.decoder.box_head is None:
+            self.decoder.box_head = BoxHead(config.decoder.dim).to(self.device)
+        self.config, self.decoder.config, self.chain.chained = config, config.decoder, config.chained
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """The tensors a checkpoint holds: everything but the base language model's."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from psg4d_ros.config import InferenceConfig
+from psg4d_ros.model.box_head import box_volumes
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.structures import Float64, Int32
@@ -35,7 +36,7 @@ def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceCo
     presence = output.presence_logits.float().sigmoid()
     if sum(counts) == 0:
         return _nothing(frames, presence)
-    slots, voxel_owner = claim_voxels(output.mask_logits, output.presence_logits, config)
+    slots, voxel_owner = claim_voxels(output, config)
     if len(slots) == 0:
         return _nothing(frames, presence)
     per_frame = voxel_owner.split(counts)
@@ -52,24 +53,32 @@ def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceCo
     return Segmentation(slots[keep], presence[slots[keep]], labels, boxes)
 
 
-def claim_voxels(
-    mask_logits: torch.Tensor, presence_logits: torch.Tensor, config: InferenceConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
+def claim_voxels(output: MaskOutput, config: InferenceConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """The present slots int64[P], and int64[V] whose each voxel is: 0 = nobody's, i + 1 = that of the i-th of them.
 
-    mask_logits: [Q, V]. presence_logits: [Q]. A slot claims only voxels that its own mask holds; among claimants the
-    more certain one wins, ties the lower slot.
+    A slot claims only voxels that its own mask holds; among claimants the more certain one wins, ties the lower slot.
+    Where slots are boxes, the smallest box wins, ties the surer slot.
     """
-    presence = presence_logits.float().sigmoid()
+    presence = output.presence_logits.float().sigmoid()
     slots = torch.nonzero(presence >= config.presence_threshold).flatten()
     if len(slots) == 0:
-        return slots, torch.zeros(mask_logits.shape[1], dtype=torch.int64, device=mask_logits.device)
-    mask_prob = mask_logits[slots].float().sigmoid()
-    claim = torch.where(
-        mask_prob >= config.mask_threshold, mask_prob * presence[slots, None], torch.zeros(()).to(mask_prob)
-    )
+        return slots, torch.zeros(output.mask_logits.shape[1], dtype=torch.int64, device=presence.device)
+    mask_prob = output.mask_logits[slots].float().sigmoid()
+    certainty = mask_prob * presence[slots, None]
+    if output.boxes is not None:
+        certainty = _smallest_first(box_volumes(output.boxes[slots]), presence[slots])[:, None].expand_as(mask_prob)
+    claim = torch.where(mask_prob >= config.mask_threshold, certainty, torch.zeros(()).to(mask_prob))
     best, owner = claim.max(0)
     return slots, torch.where(best > 0, owner + 1, torch.zeros_like(owner))
+
+
+def _smallest_first(volume: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
+    """float32[P] above 0: the larger the sooner a box takes what it holds. volume, presence: float32[P]."""
+    order = (-presence).argsort(stable=True)
+    order = order[volume[order].argsort(stable=True)]
+    worth = torch.empty_like(volume)
+    worth[order] = 1.0 / torch.arange(1, len(order) + 1, device=volume.device)
+    return worth
 
 
 def _nothing(frames: list[FrameFeatures], presence: torch.Tensor) -> Segmentation:

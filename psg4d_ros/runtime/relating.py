@@ -110,7 +110,7 @@ def score_relations(
     """Relations above the threshold, best first. turn2: None answers from geometry and labels alone."""
     if not len(inputs.pairs) or not vocabulary.predicates:
         return ()
-    labels = model.language_model.phrase_embeddings([i.label for i in instances])
+    labels = model.chain.pair_labels([i.label for i in instances])
     pairs = torch.from_numpy(inputs.pairs).to(labels.device)
 
     def tensor(values: np.ndarray) -> torch.Tensor:

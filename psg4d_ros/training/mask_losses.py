@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from psg4d_ros.model.mask_decoder import LayerOutput, MaskOutput
+from psg4d_ros.model.mask_decoder import MaskOutput
 
 BCE_WEIGHT, DICE_WEIGHT, PRESENCE_WEIGHT, CLASS_WEIGHT = 5.0, 5.0, 2.0, 2.0
 # Most slots are empty: what they say must not drown what the others say.
@@ -29,12 +29,15 @@ class TubeTargets:
     """The true tubes of a window, T of them.
 
     fine: int64[V] index of the tube of each finest voxel (of those that are compared), or NOBODY. keys: int64[K] the
-    same for the second-level keys.
+    same for the second-level keys. Where slots are boxes, also boxes float32[T, F, 6], see ``box_losses.tube_boxes``,
+    and times_s float32[F] of the frames.
     """
 
     fine: Tensor
     keys: Tensor
     count: int
+    boxes: Tensor | None = None
+    times_s: Tensor | None = None
 
 
 class Assignment(NamedTuple):
@@ -53,8 +56,16 @@ class MaskLosses:
     presence: Tensor
     assignment: Assignment
 
+    def weighted(self) -> dict[str, Tensor]:
+        """By name, as they are descended."""
+        return {
+            "bce": BCE_WEIGHT * self.bce,
+            "dice": DICE_WEIGHT * self.dice,
+            "presence": PRESENCE_WEIGHT * self.presence,
+        }
+
     def total(self) -> Tensor:
-        return BCE_WEIGHT * self.bce + DICE_WEIGHT * self.dice + PRESENCE_WEIGHT * self.presence
+        return torch.stack(list(self.weighted().values())).sum()
 
 
 def sample_voxels(labels: Tensor, count: int, tubes: int, generator: torch.Generator) -> Tensor:
@@ -95,10 +106,14 @@ def assign(mask_logits: Tensor, presence_logits: Tensor, masks: Tensor, class_lo
         cost = BCE_WEIGHT * bce + DICE_WEIGHT * dice - PRESENCE_WEIGHT * presence_logits.float().sigmoid()[:, None]
         if class_log_probs is not None:
             cost = cost - CLASS_WEIGHT * class_log_probs.float().exp()
-        # A slot gone wild must not stop the run: its cost is as high as can be.
-        slots, tubes = linear_sum_assignment(torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
-    device = mask_logits.device
-    return Assignment(torch.from_numpy(slots).to(device), torch.from_numpy(tubes).to(device))
+        return cheapest(cost)
+
+
+def cheapest(cost: Tensor) -> Assignment:
+    """The matching of slots and tubes at the least cost, float[Q, T]."""
+    # A slot gone wild must not stop the run: its cost is as high as can be.
+    slots, tubes = linear_sum_assignment(torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
+    return Assignment(torch.from_numpy(slots).to(cost.device), torch.from_numpy(tubes).to(cost.device))
 
 
 def mask_losses(output: MaskOutput, targets: TubeTargets, class_log_probs: Tensor | None = None) -> MaskLosses:
@@ -109,7 +124,7 @@ def mask_losses(output: MaskOutput, targets: TubeTargets, class_log_probs: Tenso
     """
     fine = _one_hot(targets.fine, targets.count)
     keys = _one_hot(targets.keys, targets.count)
-    last = LayerOutput(output.mask_logits, output.key_mask_logits, output.presence_logits, output.class_embeddings)
+    last = output.last()
     bce, dice, presence = [], [], []
     for layer in (*output.aux, last):
         assignment = assign(layer.mask_logits, layer.presence_logits, fine, class_log_probs if layer is last else None)
@@ -117,7 +132,7 @@ def mask_losses(output: MaskOutput, targets: TubeTargets, class_log_probs: Tenso
             b, d = _compare(logits[assignment.slots], masks[assignment.tubes])
             bce.append(b)
             dice.append(d)
-        presence.append(_presence_loss(layer.presence_logits, assignment.slots))
+        presence.append(presence_loss(layer.presence_logits, assignment.slots))
     return MaskLosses(torch.stack(bce).mean(), torch.stack(dice).mean(), torch.stack(presence).mean(), assignment)
 
 
@@ -137,7 +152,7 @@ def _compare(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     return bce, dice.mean()
 
 
-def _presence_loss(logits: Tensor, matched: Tensor) -> Tensor:
+def presence_loss(logits: Tensor, matched: Tensor) -> Tensor:
     """Binary cross-entropy over all slots; an empty one counts EMPTY_SLOT_WEIGHT."""
     target = torch.zeros_like(logits, dtype=torch.float32)
     target[matched] = 1.0

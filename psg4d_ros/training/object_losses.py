@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from psg4d_ros.model.chain import DescribedObject, PairQuestion
 from psg4d_ros.model.mask_decoder import LayerOutput, MaskOutput
 from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.training.box_losses import BoxLosses, box_losses
 from psg4d_ros.training.mask_losses import MaskLosses, TubeTargets, mask_losses
 from psg4d_ros.training.windows import WindowTruth
 
@@ -40,12 +41,12 @@ def score_names(model: PSG4D, hidden: Tensor | None, embeddings: Tensor, words: 
 class ObjectReading:
     """A window whose tubes have found their slots.
 
-    slots, tubes: int64[M], matched, by ascending slot, as inference lists objects. slot_states: [Q, d]. scores: the
-    best there are of this step, for words of the model's own.
+    shapes: how masks, or boxes, differ from the tubes. slots, tubes: int64[M], matched, by ascending slot, as inference
+    lists objects. slot_states: [Q, d]. scores: the best there are of this step, for words of the model's own.
     """
 
     truth: WindowTruth
-    masks: MaskLosses
+    shapes: MaskLosses | BoxLosses
     slots: Tensor
     tubes: Tensor
     slot_states: Tensor
@@ -89,10 +90,14 @@ def read_objects(output: MaskOutput, targets: TubeTargets, truth: WindowTruth, s
         wanted = class_targets(scores.words, truth).to(output.mask_logits.device)
         log_probs = scores.class_logits.float().log_softmax(dim=1)
         log_probs = torch.cat([log_probs, log_probs.new_full((len(log_probs), 1), -20.0)], dim=1)[:, wanted]
-    masks = mask_losses(output, targets, log_probs)
-    order = masks.assignment.slots.argsort()
-    slots, tubes = masks.assignment.slots[order], masks.assignment.tubes[order]
-    return ObjectReading(truth, masks, slots, tubes, output.slot_states, scores)
+    shapes: MaskLosses | BoxLosses
+    if output.boxes is None:
+        shapes = mask_losses(output, targets, log_probs)
+    else:
+        shapes = box_losses(output, targets, log_probs)
+    order = shapes.assignment.slots.argsort()
+    slots, tubes = shapes.assignment.slots[order], shapes.assignment.tubes[order]
+    return ObjectReading(truth, shapes, slots, tubes, output.slot_states, scores)
 
 
 def class_targets(words: Sequence[str], truth: WindowTruth) -> Tensor:
@@ -124,6 +129,19 @@ def attribute_loss(reading: ObjectReading, scores: NameScores) -> Tensor:
 
 def of_window(output: MaskOutput, number: int) -> MaskOutput:
     """The decoder's output of one window of a batch."""
-    fields = (x[number] for x in output[:-1])
-    aux = tuple(LayerOutput(*(x[number] for x in layer)) for layer in output.aux)
-    return MaskOutput(*fields, aux)
+
+    def own(layer: LayerOutput) -> LayerOutput:
+        masks, keys, presence, embeddings, boxes = layer
+        one = None if boxes is None else boxes[number]
+        return LayerOutput(masks[number], keys[number], presence[number], embeddings[number], one)
+
+    last = own(output.last())
+    return MaskOutput(
+        last.mask_logits,
+        last.presence_logits,
+        output.slot_states[number],
+        last.class_embeddings,
+        last.key_mask_logits,
+        tuple(own(layer) for layer in output.aux),
+        last.boxes,
+    )

@@ -31,9 +31,9 @@ def score_pairs(model: PSG4D, asked: AskedPairs, pair_hidden: Tensor | None) -> 
     """Scores of the judged predicates. pair_hidden: [R, H] from turn 2; None: the geometry network alone."""
     truth, question, rows = asked.truth, asked.question, asked.rows
     device = model.device
-    labels = model.language_model.phrase_embeddings([o.label for o in question.objects])
+    labels = model.chain.pair_labels([o.label for o in question.objects])
     pairs = question.pairs.to(device)
-    return model.relation_head(  # type: ignore[no-any-return]
+    return model.relation_head(
         pair_hidden,
         labels[pairs[:, 0]],
         labels[pairs[:, 1]],
@@ -58,6 +58,7 @@ def relation_losses(model: PSG4D, asked: AskedPairs, pair_hidden: Tensor | None)
     true = holds.any(dim=2)
     relation = F.binary_cross_entropy_with_logits(answer.logits.float(), true.float(), reduction="sum")
     seen = truth.seen[rows].to(device)[:, None].expand_as(holds) & true[:, :, None]
+    assert answer.activity_logits is not None
     active = answer.activity_logits.float()[seen]
     span = F.binary_cross_entropy_with_logits(active, holds[seen].float(), reduction="sum")
     return relation / max(1, len(rows)), span / max(1, int(seen.sum()))

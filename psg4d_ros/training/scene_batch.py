@@ -7,7 +7,7 @@ too (to a cap), and masks are compared on a sample of voxels anyway.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D, window_positions
 from psg4d_ros.model.sparse_encoder import pool_tokens
+from psg4d_ros.training.box_losses import tube_boxes
 from psg4d_ros.training.mask_losses import TubeTargets, sample_voxels
 from psg4d_ros.training.sparse_input import SparseInput
 from psg4d_ros.training.windows import TrainingWindow
@@ -39,7 +40,7 @@ class SceneBatch:
 
     def decode(self, model: PSG4D, slot_hidden: Tensor | None) -> MaskOutput:
         """Mask tubes of all windows; slot_hidden [B, Q, H] or None. The fields have B in front."""
-        return model.decoder(  # type: ignore[no-any-return]
+        return model.decoder(
             slot_hidden, self.tokens, self.positions, self.mid, self.mid_positions, self.fine, self.fine_positions
         )
 
@@ -88,6 +89,12 @@ def encode_windows(
         TubeTargets(tubes[r], keys, len(w.truth.labels))
         for w, tubes, r, keys in zip(windows, fine_tubes, fine_rows, mid_tubes, strict=True)
     )
+    if model.config.decoder.boxes:
+        everywhere = place.each(fine_centers, joined.frame[0].split(counts[0]))
+        targets = tuple(
+            _with_boxes(target, w.times_s.to(device), tubes, at, model.config.encoder.voxel_size_m / 2)
+            for target, w, tubes, at in zip(targets, windows, fine_tubes, everywhere, strict=True)
+        )
     position = place.of(token_centers.split(token_counts), token_frame.split(token_counts), token_rows)
     tokens = model.temporal(_take(tokens.split(token_counts), token_rows), position)
     return SceneBatch(
@@ -106,6 +113,11 @@ class _Places:
     middles: list[Tensor]
     times: Tensor
 
+    def each(self, centers: Sequence[Tensor], frames: Sequence[Tensor]) -> list[Tensor]:
+        """float32[V, 4] of all rows of each window."""
+        parts = zip(centers, frames, self.middles, strict=True)
+        return [window_positions(c, self.times[f], middle) for c, f, middle in parts]
+
     def of(self, centers: Sequence[Tensor], frames: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
         """float32[B, n, 4] of the chosen rows of each window."""
         return torch.stack(
@@ -114,6 +126,11 @@ class _Places:
                 for c, f, r, middle in zip(centers, frames, rows, self.middles, strict=True)
             ]
         )
+
+
+def _with_boxes(targets: TubeTargets, times_s: Tensor, tubes: Tensor, at: Tensor, margin_m: float) -> TubeTargets:
+    """The targets of a window with the boxes of its tubes. tubes: int64[V], at: float32[V, 4] of all finest voxels."""
+    return replace(targets, boxes=tube_boxes(at, tubes, times_s, targets.count, margin_m), times_s=times_s)
 
 
 def _draw(total: int, most: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -1,10 +1,10 @@
 """Stages 2 and 3: everything that is learnt from labelled 4D windows, in one forward pass.
 
 Masks, names and attributes of objects (turn 1), and relations with their times (turn 2). Gradients of all of them flow
-back to the encoder, unless the recipe cuts the text off from the masks (the pipeline that the end-to-end model is
-compared with). The language model runs in a share of the steps only: the path around it, which serves when the model
-has none, is taught in every step and costs a tenth. After the idea of "Learning 4D Panoptic Scene Graph Generation from
-Rich 2D Visual Scene" (2025), stages two and three.
+back to the encoder. In the pipeline that this is compared with (a model whose decoder does not read slots) those of the
+text do not, and masks stay in stage 3 as stage 2 left them. The language model runs in a share of the steps only: the
+path around it, which serves when the model has none, is taught in every step and costs a tenth. After the idea of
+"Learning 4D Panoptic Scene Graph Generation from Rich 2D Visual Scene" (2025), stages two and three.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from psg4d_ros.config import knob
 from psg4d_ros.model.chain import Turn2
 from psg4d_ros.model.psg4d import PSG4D
-from psg4d_ros.training.mask_losses import BCE_WEIGHT, DICE_WEIGHT, PRESENCE_WEIGHT
 from psg4d_ros.training.object_losses import attribute_loss, class_loss, of_window, read_objects, score_names
 from psg4d_ros.training.relation_losses import AskedPairs, relation_losses
 from psg4d_ros.training.scene_answers import object_answers, relation_answers
@@ -32,7 +31,6 @@ class SceneRecipe:
     """What is learnt from 4D windows."""
 
     relations: bool = knob(True, "learn relations (stage 3), not masks and names alone (stage 2)")
-    end_to_end: bool = knob(True, "gradients of text reach the masks and the encoder; false: the pipeline ablation")
     language_model_share: float = knob(0.5, "share of the steps that run the language model", low=0.0, high=1.0)
     answer_share: float = knob(0.5, "share of those that also learn to write the answers", low=0.0, high=1.0)
     own_words_share: float = knob(
@@ -68,15 +66,18 @@ class SceneLosses(nn.Module):
     def __init__(self, model: PSG4D, recipe: SceneRecipe, words: SceneWords) -> None:
         super().__init__()
         self.model, self.recipe, self.words = model, recipe, words
+        self._pipeline = not model.config.decoder.reads_slots
+        self._masks_learn = not (self._pipeline and recipe.relations)
         counts = torch.tensor([float(n) for n in words.classes.values()]).clamp(min=1)
         # Rare classes weigh more, by the root, within bounds: else nearly everything is first called "person".
         weight = (counts / counts.mean()).rsqrt().clamp(0.4, 2.5)
         self.register_buffer("class_weight", weight, persistent=False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, with its learning rates; nothing of turn 2 without relations, no masks in the pipeline."""
+        """What is trained, with its learning rates; nothing of turn 2 without relations, no masks with them in
+        the pipeline."""
         model, recipe = self.model, self.recipe
-        geometry = (model.encoder, model.temporal, model.decoder) if recipe.end_to_end else ()
+        geometry = (model.encoder, model.temporal, model.decoder) if self._masks_learn else ()
         text: list[nn.Module] = [model.projector, model.chain.label_head]
         loose = [model.chain.slots]
         if recipe.relations:
@@ -98,27 +99,27 @@ class SceneLosses(nn.Module):
         model, recipe = self.model, self.recipe
         with_language_model = _chance(recipe.language_model_share, generator)
         words, weight = self._words_of_step(generator)
-        with torch.set_grad_enabled(recipe.end_to_end and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self._masks_learn and torch.is_grad_enabled()):
             samples = {"fine_samples": recipe.fine_samples, "key_samples": recipe.key_samples}
             batch = encode_windows(model, windows, **samples, generator=generator)
-        turn1s = model.chain.turn1_batch(model.projector(batch.tokens)) if with_language_model else []
+        tokens = batch.tokens.detach() if self._pipeline else batch.tokens
+        turn1s = model.chain.turn1_batch(model.projector(tokens)) if with_language_model else []
         hidden = torch.stack([t.slot_hidden for t in turn1s]) if turn1s else None
-        with torch.set_grad_enabled(recipe.end_to_end and torch.is_grad_enabled()):
-            # In the pipeline masks are made before there is any text.
-            output = batch.decode(model, hidden if recipe.end_to_end else None)
+        with torch.set_grad_enabled(self._masks_learn and torch.is_grad_enabled()):
+            output = batch.decode(model, hidden)
         # The path around the language model is taught in every step, the one through it where it ran.
         scores = [score_names(model, None, output.class_embeddings, words)]
         if hidden is not None:
-            scores.append(score_names(model, hidden, output.class_embeddings, words))
+            seen = output.class_embeddings.detach() if self._pipeline else output.class_embeddings
+            scores.append(score_names(model, hidden, seen, words))
         readings = [
             read_objects(of_window(output, b), batch.targets[b], window.truth, scores[-1].of_window(b))
             for b, window in enumerate(windows)
         ]
         named = [(reading, s.of_window(b)) for s in scores for b, reading in enumerate(readings)]
+        shapes = [r.shapes.weighted() for r in readings]
         losses = {
-            "bce": BCE_WEIGHT * _mean([r.masks.bce for r in readings]),
-            "dice": DICE_WEIGHT * _mean([r.masks.dice for r in readings]),
-            "presence": PRESENCE_WEIGHT * _mean([r.masks.presence for r in readings]),
+            **{name: _mean([s[name] for s in shapes]) for name in shapes[0]},
             "class": recipe.class_weight * _mean([class_loss(r, s, weight) for r, s in named]),
             "attribute": recipe.attribute_weight * _mean([attribute_loss(r, s) for r, s in named]),
         }

@@ -67,7 +67,7 @@ def read_windows(
         hidden = None if turn1 is None else turn1.slot_hidden
         output = of_window(batch.decode(model, None if hidden is None else hidden[None]), 0)
         scores = score_names(model, hidden, output.class_embeddings, words)
-        slots, owner = claim_voxels(output.mask_logits, output.presence_logits, config)
+        slots, owner = claim_voxels(output, config)
         reading = read_objects(output, batch.targets[0], window.truth, scores)
         question, rows = reading.question(own_words=False)
         asked = AskedPairs(window.truth, window.times_s, question, rows)
