@@ -5,8 +5,10 @@ bimacs_zed (docs/datasets.md). First row: weights as they are before training, i
 
 Of every N-th frame all ordered pairs of objects are asked, labels and boxes given, with the words of the data set's
 rules. ``top-1``: of all six words, the best is one that holds. Of each axis: of its two words the right one is the
-better; pairs of which neither is said are left out. Chance is 50 % of an axis. With the language model and without; and
-``flat``: as a picture shows it, without what lies along the line of sight, as images have taught it.
+better; pairs of which neither is said are left out. Chance is 50 % of an axis. With the language model and without.
+``flat``: as a picture shows it, without what lies along the line of sight, as images have taught it. ``signs``: no
+model but the side on which the subject's middle lies, in ``flat`` what is higher is behind: what the boxes themselves
+hold of the answers.
 """
 
 from __future__ import annotations
@@ -67,6 +69,13 @@ def flat(item: ImageItem) -> ImageItem:
     return replace(item, geometry=geometry)
 
 
+def signs(items: Sequence[ImageItem], depth: str) -> Float32:
+    """float32[R, 6] by the offset of the middles along each axis. depth: the feature that says how far behind."""
+    table = torch.cat([item.geometry for item in items])
+    right, up, away = (table[:, GEOMETRY_NAMES.index(name)] for name in ("right_union", "up_union", depth))
+    return torch.stack([-right, right, up, -up, -away, away], dim=1).numpy()
+
+
 @torch.inference_mode()
 def scores(model: PSG4D, items: Sequence[ImageItem], *, language_model: bool) -> Float32:
     """float32[R, 6] of the pairs of all frames, larger is likelier."""
@@ -89,6 +98,10 @@ def accuracies(table: Float32, holds: np.ndarray) -> list[float]:
         asked = true.sum(axis=1) == 1
         out.append(float((said.argmax(axis=1) == true.argmax(axis=1))[asked].mean()))
     return out
+
+
+def cells(values: Sequence[float]) -> str:
+    return " | ".join(f"{100 * v:.1f}" for v in values)
 
 
 def weights(checkpoints: Sequence[Path], seed: int) -> Iterator[tuple[str, PSG4D]]:
@@ -120,12 +133,13 @@ def main() -> None:
     print("| weights | language model | geometry | top-1 | " + " | ".join(f"{a} / {b}" for a, b in AXES) + " |")
     guess = holds.mean(axis=1)[holds.any(axis=1)].mean()
     print(f"| chance | | | {100 * guess:.1f} | 50 | 50 | 50 |")
+    for geometry, depth in (("space", "away_union"), ("flat", "up_union")):
+        print(f"| signs | | {geometry} | {cells(accuracies(signs(items, depth), holds))} |")
     for name, model in weights(checkpoints, options.seed):
         for with_model in (True, False):
             for geometry, frames in (("space", items), ("flat", [flat(item) for item in items])):
-                values = accuracies(scores(model, frames, language_model=with_model), holds)
-                cells = " | ".join(f"{100 * v:.1f}" for v in values)
-                print(f"| {name} | {'with' if with_model else 'without'} | {geometry} | {cells} |", flush=True)
+                row = cells(accuracies(scores(model, frames, language_model=with_model), holds))
+                print(f"| {name} | {'with' if with_model else 'without'} | {geometry} | {row} |", flush=True)
 
 
 if __name__ == "__main__":
