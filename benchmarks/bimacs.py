@@ -1,7 +1,7 @@
 """Does what was learnt from images hold in space? Where things lie, asked of real 3D boxes, frame by frame.
 
 ``python benchmarks/bimacs.py --takes DIR [--checkpoint DIR ...] [--every N] [--seed N]``; DIR holds the takes of
-bimacs_zed (docs/datasets.md). First row: weights as they are before training, in the form of the first checkpoint.
+bimacs_zed (docs/datasets.md). ``untrained``: weights as training begins with them, in the form of the first checkpoint.
 
 Of every N-th frame all ordered pairs of objects are asked, labels and boxes given, with the words of the data set's
 rules. ``top-1``: of all six words, the best is one that holds. Of each axis: of its two words the right one is the
