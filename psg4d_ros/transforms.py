@@ -12,7 +12,7 @@ import numpy as np
 
 from psg4d_ros.config import CoordinatesConfig
 from psg4d_ros.errors import ConfigError, TransformError
-from psg4d_ros.floor import MIN_FLOOR_POINTS, floor_transform
+from psg4d_ros.floor import MIN_FLOOR_POINTS, camera_floor_transform, floor_transform
 from psg4d_ros.structures import AlignedFrame, Float32, Float64, PointFrame
 
 NS_PER_S = 1_000_000_000
@@ -232,8 +232,9 @@ def check_rigid(T: Float64, what: str) -> None:
 class GravityAligner:
     """Moves clouds into the core frame by the best source there is.
 
-    In this order: TF to ``target_frame``; the parameter ``T_gravity_sensor``; the optical convention, when the frame_id
-    ends in ``_optical_frame``; the floor seen in the first cloud of the epoch with enough points; identity.
+    In this order: TF to ``target_frame``; the parameter ``T_gravity_sensor``; the floor, if the epoch's first cloud
+    with enough points shows it (beyond doubt, where the frame_id ends in ``_optical_frame``); else, for such a
+    frame_id, the optical convention, which takes the camera for level, and for others identity.
     Raises ConfigError when ``T_gravity_sensor`` is not a rigid transform, or ``target_frame`` is set without a source
     of transforms.
     """
@@ -288,17 +289,18 @@ class GravityAligner:
     def _estimate(self, frame: PointFrame) -> tuple[Float64, str]:
         if self._parameter is not None:
             return self._parameter, "parameter"
-        if frame.frame_id.endswith(OPTICAL_SUFFIX):
-            T = np.eye(4)
-            T[:3, :3] = R_BODY_OPTICAL
-            return T, "optical"
         known = self._estimates.get(frame.frame_id)
         if known is not None:
             return known
+        optical = frame.frame_id.endswith(OPTICAL_SUFFIX)
+        T, source = np.eye(4), "identity"
+        if optical:
+            T[:3, :3], source = R_BODY_OPTICAL, "optical"
         if len(frame) < MIN_FLOOR_POINTS:
-            return np.eye(4), "identity"
-        T_floor = floor_transform(frame.points)
-        estimate = (np.eye(4), "identity") if T_floor is None else (T_floor, "floor")
+            return T, source
+        # One answer for the epoch, also where it is no: features of frames are kept, and hold in one core frame only.
+        T_floor = camera_floor_transform(frame.points) if optical else floor_transform(frame.points)
+        estimate = (T, source) if T_floor is None else (T_floor, "floor")
         self._estimates[frame.frame_id] = estimate
         return estimate
 

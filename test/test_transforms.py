@@ -1,4 +1,4 @@
-"""Transform buffer and alignment: chains, interpolation, age; every source of gravity; the fault matrix's TF rows."""
+"""Transform buffer and alignment: chains, interpolation, age; sources of gravity; the fault matrix's TF rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from psg4d_ros.structures import Float64, PointFrame
 from psg4d_ros.transforms import (
     GravityAligner,
     TransformBuffer,
-    floor_transform,
     invert_rigid,
     rigid,
     slerp,
@@ -302,129 +301,3 @@ def test_optical_frames_turn_to_x_forward_y_left_z_up() -> None:
     assert out.points.tolist() == [[0, -1, 0], [0, 0, -1], [1, 0, 0]]
     back = transform_points(out.T_graph_core, out.points)
     np.testing.assert_allclose(back, out.frame.points, atol=1e-6)
-
-
-# The floor
-
-
-def room(count: int = 6000, seed: int = 0, noise_m: float = 0.01) -> np.ndarray:
-    """Points of a room seen from inside, z up, floor at 0: floor, two walls, a table, boxes, noise, a few strays."""
-    rng = np.random.default_rng(seed)
-
-    def patch(n: int, low: tuple[float, ...], high: tuple[float, ...]) -> np.ndarray:
-        return rng.uniform(low, high, (n, 3))
-
-    parts = [
-        patch(count * 4 // 10, (0.5, -3, 0), (6, 3, 0)),
-        patch(count * 3 // 10, (6, -3, 0), (6, 3, 2.5)),
-        patch(count // 10, (0.5, 3, 0), (6, 3, 2.5)),
-        patch(count // 10, (2, -1, 0.75), (3.5, 0.5, 0.75)),
-        patch(count // 10, (3, 1, 0), (4, 2, 1.2)),
-    ]
-    points = np.concatenate(parts)
-    points = points + rng.normal(0, noise_m, points.shape)
-    strays = patch(count // 200, (0, -3, -2), (6, 3, -0.5))
-    return np.concatenate([points, strays])
-
-
-def seen_from(points: np.ndarray, rotation: Rotation, height: float) -> np.ndarray:
-    """The room's points in the frame of a sensor at (0, 0, height) with the given orientation."""
-    return (rotation.inv().apply(points - [0, 0, height])).astype(np.float32)
-
-
-OPTICAL = Rotation.from_matrix([[0, 0, 1], [-1, 0, 0], [0, -1, 0]])
-
-
-@pytest.mark.parametrize("convention", ["body", "optical"])
-@pytest.mark.parametrize(("pitch", "roll"), [(0, 0), (30, 0), (-15, 10), (55, -5)])
-def test_the_floor_becomes_level_and_zero_whatever_the_tilt(convention: str, pitch: float, roll: float) -> None:
-    rotation = Rotation.from_euler("YX", [pitch, roll], degrees=True)  # looks down, then rolls about its axis
-    if convention == "optical":
-        rotation = rotation * OPTICAL
-    points = room()
-    T = floor_transform(seen_from(points, rotation, 1.3))
-    assert T is not None
-    up = T[:3, :3] @ rotation.inv().apply([0, 0, 1])
-    assert np.degrees(np.arccos(up[2])) < 0.5
-    assert T[2, 3] == pytest.approx(1.3, abs=0.02), "the sensor's height above the floor"
-    heading = T[:3, :3] @ rotation.inv().apply([1, 0, 0])
-    assert abs(np.degrees(np.arctan2(heading[1], heading[0]))) < 0.5, "x stays the sensor's forward direction"
-    np.testing.assert_allclose(T[:3, :3] @ T[:3, :3].T, np.eye(3), atol=1e-9)
-    assert np.linalg.det(T[:3, :3]) == pytest.approx(1.0)
-
-
-def test_a_large_table_is_not_the_floor_when_the_floor_is_seen_under_it() -> None:
-    rng = np.random.default_rng(0)
-    table = np.c_[rng.uniform((1, -2), (5, 2), (6000, 2)), np.full(6000, 0.75)]
-    floor = np.c_[rng.uniform((0.5, -3), (2, 3), (1500, 2)), np.zeros(1500)]
-    T = floor_transform(seen_from(np.concatenate([table, floor]), Rotation.identity(), 1.5))
-    assert T is not None and T[2, 3] == pytest.approx(1.5, abs=0.02)
-
-
-def test_the_left_wall_of_a_corridor_is_not_the_floor_of_an_optical_frame() -> None:
-    rng = np.random.default_rng(0)
-    floor = np.c_[rng.uniform((-10, -1), (10, 1), (3000, 2)), np.full(3000, -0.8)]
-    walls = [np.c_[rng.uniform(-10, 10, 6000), np.full(6000, y), rng.uniform(-0.8, 2, 6000)] for y in (-1, 1)]
-    T = floor_transform(np.concatenate([floor, *walls]).astype(np.float32))
-    assert T is not None and np.degrees(np.arccos(T[2, 2])) < 0.5 and T[2, 3] == pytest.approx(0.8, abs=0.02)
-
-
-def test_a_wall_in_front_of_an_optical_frame_is_not_the_floor_of_a_body_frame() -> None:
-    wall = np.c_[np.random.default_rng(0).uniform(-2, 2, (3000, 2)), np.full(3000, 2.0)]
-    assert floor_transform(wall.astype(np.float32)) is None
-
-
-def test_the_same_cloud_gives_the_same_floor() -> None:
-    points = seen_from(room(), Rotation.identity(), 1.0)
-    first, second = floor_transform(points), floor_transform(points)
-    assert first is not None and second is not None and np.array_equal(first, second)
-
-
-@pytest.mark.parametrize("scene", ["wall", "ceiling", "ball", "line", "same point"])
-def test_where_no_floor_is_seen_none_is_made_up(scene: str) -> None:
-    rng = np.random.default_rng(0)
-    points = {
-        "wall": np.c_[np.full(2000, 4.0), rng.uniform(-2, 2, 2000), rng.uniform(-1, 2, 2000)],
-        "ceiling": np.c_[rng.uniform(-2, 2, (2000, 2)), np.full(2000, 2.0)],
-        "ball": rng.normal(0, 1, (2000, 3)),
-        "line": np.c_[np.linspace(0, 50, 2000), np.zeros(2000), np.zeros(2000)],
-        "same point": np.ones((2000, 3)),
-    }[scene]
-    assert floor_transform(points.astype(np.float32)) is None
-
-
-def test_the_first_cloud_with_enough_points_fixes_the_floor_of_the_epoch() -> None:
-    aligner = GravityAligner(CoordinatesConfig())
-    level, tilted = (seen_from(room(), Rotation.from_euler("y", p, degrees=True), 1.0) for p in (0, 20))
-    empty, few = aligner.align(frame_of([])), aligner.align(frame_of([1, 2, 3]))
-    assert (empty.alignment, few.alignment) == ("identity", "identity")
-    first = aligner.align(frame_of(level))
-    assert first.alignment == "floor" and first.graph_frame_id == "lidar"
-    np.testing.assert_allclose(first.T_graph_core @ first.T_core_sensor, np.eye(4), atol=1e-12)
-    second = aligner.align(frame_of(tilted))
-    assert np.array_equal(second.T_core_sensor, first.T_core_sensor)
-    assert aligner.align(frame_of([])).alignment == "floor", "later clouds keep it, however few their points"
-    aligner.reset()
-    third = aligner.align(frame_of(tilted))
-    assert third.alignment == "floor" and not np.allclose(third.T_core_sensor, first.T_core_sensor, atol=0.1)
-
-
-def test_identity_is_kept_for_the_epoch_when_its_first_cloud_shows_no_floor() -> None:
-    aligner = GravityAligner(CoordinatesConfig())
-    wall = np.c_[np.full(500, 4.0), np.random.default_rng(0).uniform(-2, 2, (500, 2))]
-    assert aligner.align(frame_of(wall)).alignment == "identity"
-    assert aligner.align(frame_of(seen_from(room(), Rotation.identity(), 1.0))).alignment == "identity"
-
-
-def test_two_sensors_on_one_topic_have_a_floor_each() -> None:
-    aligner = GravityAligner(CoordinatesConfig())
-    low = aligner.align(frame_of(seen_from(room(), Rotation.identity(), 0.5), "low"))
-    high = aligner.align(frame_of(seen_from(room(), Rotation.identity(), 1.5), "high"))
-    assert low.T_core_sensor[2, 3] == pytest.approx(0.5, abs=0.02)
-    assert high.T_core_sensor[2, 3] == pytest.approx(1.5, abs=0.02)
-
-
-def test_absurd_coordinates_do_not_break_the_floor() -> None:
-    points = np.concatenate([seen_from(room(), Rotation.identity(), 1.0), np.full((5, 3), 3e38, np.float32)])
-    T = floor_transform(points)
-    assert T is not None and T[2, 3] == pytest.approx(1.0, abs=0.02)
