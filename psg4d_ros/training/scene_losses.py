@@ -19,10 +19,18 @@ from torch import Tensor, nn
 from psg4d_ros.config import knob
 from psg4d_ros.model.chain import Turn2
 from psg4d_ros.model.psg4d import PSG4D
-from psg4d_ros.training.object_losses import attribute_loss, class_loss, of_window, read_objects, score_names
+from psg4d_ros.training.object_losses import (
+    attribute_loss,
+    class_loss,
+    class_targets,
+    of_window,
+    read_objects,
+    score_names,
+)
 from psg4d_ros.training.relation_losses import AskedPairs, relation_losses
 from psg4d_ros.training.scene_answers import object_answers, relation_answers
 from psg4d_ros.training.scene_batch import encode_windows
+from psg4d_ros.training.voxel_losses import VoxelHeads
 from psg4d_ros.training.windows import TrainingWindow
 
 
@@ -42,6 +50,7 @@ class SceneRecipe:
     attribute_weight: float = knob(4.0, "weight of attributes", low=0.0, high=100.0)
     relation_weight: float = knob(0.5, "weight of predicates, summed over predicates per pair", low=0.0, high=100.0)
     span_weight: float = knob(1.0, "weight of when a relation holds", low=0.0, high=100.0)
+    voxel_weight: float = knob(1.0, "weight of the names and offsets of single voxels", low=0.0, high=100.0)
     answer_weight: float = knob(0.3, "weight of written answers", low=0.0, high=100.0)
     geometry_lr: float = knob(8e-4, "learning rate of encoder, aggregator and mask decoder", low=0.0, high=1.0)
     text_lr: float = knob(8e-4, "learning rate of projector, slots and heads", low=0.0, high=1.0)
@@ -72,12 +81,14 @@ class SceneLosses(nn.Module):
         # Rare classes weigh more, by the root, within bounds: else nearly everything is first called "person".
         weight = (counts / counts.mean()).rsqrt().clamp(0.4, 2.5)
         self.register_buffer("class_weight", weight, persistent=False)
+        channels = model.config.encoder.channels
+        self.voxel_heads = VoxelHeads(channels[0], channels[1], len(words.classes))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained, with its learning rates; nothing of turn 2 without relations, no masks with them in
         the pipeline."""
         model, recipe = self.model, self.recipe
-        geometry = (model.encoder, model.temporal, model.decoder) if self._masks_learn else ()
+        geometry = (model.encoder, model.temporal, model.decoder, self.voxel_heads) if self._masks_learn else ()
         text: list[nn.Module] = [model.projector, model.chain.label_head]
         loose = [model.chain.slots]
         if recipe.relations:
@@ -123,6 +134,10 @@ class SceneLosses(nn.Module):
             "class": recipe.class_weight * _mean([class_loss(r, s, weight) for r, s in named]),
             "attribute": recipe.attribute_weight * _mean([attribute_loss(r, s) for r, s in named]),
         }
+        if self._masks_learn and recipe.voxel_weight:
+            labels = [class_targets(tuple(self.words.classes), w.truth).to(weight.device) for w in windows]
+            name, offset = self.voxel_heads(batch, labels, self.class_weight)
+            losses |= {"voxel_class": recipe.voxel_weight * name, "voxel_offset": recipe.voxel_weight * offset}
         turn2s: list[Turn2] = []
         asked: list[AskedPairs] = []
         if recipe.relations:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from psg4d_ros.config import knob
 from psg4d_ros.errors import ConfigError
 
-MAX_CPU_BATCH, MAX_GPU_MICRO_BATCH = 4, 8
+MAX_CPU_BATCH, MAX_GPU_MICRO_BATCH = 2, 8
 SAVE_EVERY_S = 120.0  # what a kill may cost
 
 
@@ -23,7 +23,7 @@ class StageRecipe:
     run: bool = knob(True, "false: the stage is left out")
     share: float = knob(1.0, "its part of the minutes, relative to the other stages that run", low=0.001, high=1000.0)
     steps: int = knob(0, "optimiser steps; 0: as many as its minutes hold", low=0, high=100_000_000)
-    batch: int = knob(0, "items of a step, of all processes together; 0: 4 on a CPU, 8 on a GPU", low=0, high=65536)
+    batch: int = knob(0, "items of a step, of all processes together; 0: 2 on a CPU, 8 on a GPU", low=0, high=65536)
     micro_batch: int = knob(
         0, "items that go through the model at once; 0: 1 on a CPU, at most 8 on a GPU", low=0, high=65536
     )
