@@ -371,8 +371,8 @@ def test_sizes_that_are_left_open_follow_the_machine():
         chosen = sized(StageRecipe(**recipe), device, cores)
         return chosen.batch, chosen.micro_batch, chosen.workers
 
-    assert sizes(cpu, 2) == (4, 1, 1)
-    assert sizes(cpu, 1) == (4, 1, 0)
+    assert sizes(cpu, 2) == (2, 1, 1)
+    assert sizes(cpu, 1) == (2, 1, 0)
     assert sizes(gpu, 16) == (8, 8, 14)
     assert sizes(gpu, 16, batch=32, workers=0) == (32, 8, 0)
     with pytest.raises(ConfigError, match="micro_batch is 9, expected at most the batch, 8"):
