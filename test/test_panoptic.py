@@ -95,3 +95,13 @@ def test_every_instance_is_present_large_enough_and_numbered_without_gaps(seed, 
     for number in range(1, len(found.slots) + 1):
         assert (labels == number).sum() >= min_points
     assert (found.presence_prob >= InferenceConfig().presence_threshold).all()
+
+
+def test_of_boxes_the_smallest_takes_what_it_holds_and_then_the_surest():
+    """Voxel 0 lies in all boxes, 1 in the two large ones, 2 in the room alone, 3 in none."""
+    room, table, same_table, cup = (torch.tensor([0.0, 0, 0, size, 1, 1, 0, 0, 0]) for size in (9.0, 2.0, 2.0, 0.1))
+    masks = [[1.0, 1.0, 1.0, NO], [SURE, SURE, NO, NO], [SURE, SURE, NO, NO], [0.1, NO, NO, NO]]
+    said = output(masks, [SURE, 1.0, 2.0, 0.0])._replace(boxes=torch.stack([room, table, same_table, cup]))
+    found = segment(said, [frame(4, [0, 1, 2, 3])], config())
+    assert found.slots[torch.tensor(found.point_instance[0][:3]) - 1].tolist() == [3, 2, 0]
+    assert found.point_instance[0][3] == 0

@@ -25,6 +25,8 @@ from psg4d_ros.training.mask_losses import (
 
 BOX_WEIGHT, GIOU_WEIGHT = 5.0, 2.0  # of metres, mean over the six sides; of 1 - GIoU
 
+_NOWHERE = 1e3
+
 
 @dataclass(frozen=True, eq=False)
 class BoxLosses:
@@ -112,6 +114,8 @@ def _assign(said: Tensor, presence_logits: Tensor, true: Tensor, class_log_probs
         every = said[:, None].expand(-1, len(true), -1, -1)
         off, overlap, seen = _compare(every, true[None].expand_as(every))
         cost = (BOX_WEIGHT * off - GIOU_WEIGHT * overlap).sum(dim=-1) / seen.sum(dim=-1).clamp(min=1)
+        # A tube without a voxel has no box: it takes a slot that no other needs.
+        cost = torch.where(seen.any(dim=-1), cost, _NOWHERE)
         cost = cost - PRESENCE_WEIGHT * presence_logits.float().sigmoid()[:, None]
         if class_log_probs is not None:
             cost = cost - CLASS_WEIGHT * class_log_probs.float().exp()

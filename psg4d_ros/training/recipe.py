@@ -39,6 +39,9 @@ class ScenesRecipe:
 class ImageStage(StageRecipe):
     """Stage 1: scene graphs of images."""
 
+    forget: bool = knob(
+        False, "a checkpoint that is trained on from loses what its stage 1 taught (the ablation without 2D transfer)"
+    )
     required: bool = knob(False, "an error where there are no images; false: the stage is left out then")
     validation_images: int = knob(
         0, "held-out images of a validation; 0: 32 on a CPU, 500 on a GPU", low=0, high=1_000_000

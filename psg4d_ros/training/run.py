@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, save_checkpoint, verify
-from psg4d_ros.config import ModelConfig, to_dict
+from psg4d_ros.config import ModelConfig, switched, to_dict
 from psg4d_ros.data.simulation.production import SimulationJob, simulate, simulator_hash
 from psg4d_ros.data.simulation.storage import scene_files, write_whole
 from psg4d_ros.errors import CheckpointError, ConfigError
@@ -36,6 +36,7 @@ from psg4d_ros.training.recipe import ImageStage, Recipe
 from psg4d_ros.training.report import model_card
 from psg4d_ros.training.run_state import remove_states
 from psg4d_ros.training.stage import sized
+from psg4d_ros.training.stage1 import forget_images
 from psg4d_ros.training.trainer import train_stage
 from psg4d_ros.version import version
 from psg4d_ros.vocabulary import default_vocabulary
@@ -152,7 +153,7 @@ class _Run:
         model = recipe.model
         if o.start is not None:
             verify(o.start)
-            model = _model_config(o.start)  # what is trained on keeps its shape
+            model = switched(_model_config(o.start), recipe.model)  # what is trained on keeps its shape
         elif recipe.tiny_language_model:
             source = str((self.out / "language_model").absolute())
             model = replace(model, language_model=replace(model.language_model, source=source, sha256=""))
@@ -256,9 +257,16 @@ class _Run:
 
     def _model(self, weights: Path | None) -> PSG4D:
         """The model, in training: with a checkpoint's weights, or fresh ones from the seed."""
-        if weights is not None:
-            return load_checkpoint(weights, self.device)
         config = self.recipe.model
+        if weights is not None:
+            model = load_checkpoint(weights, self.device)
+            if weights == self.options.start:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(self.options.seed)
+                    model.switch(config)
+                    if self.recipe.stage1_2d.forget:
+                        forget_images(model)
+            return model
         if self.recipe.tiny_language_model and self.accelerator.is_main_process:
             _write_tiny_language_model(Path(config.language_model.source), self.options.seed)
         self.accelerator.wait_for_everyone()

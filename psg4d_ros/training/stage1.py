@@ -91,6 +91,22 @@ class Stage1Losses(nn.Module):
         return losses
 
 
+@torch.no_grad()
+def forget_images(model: PSG4D) -> None:
+    """Give all that stage 1 teaches fresh weights, from torch's global generator, in place."""
+    taught = {id(p) for group in Stage1Losses(model, Stage1Recipe()).parameter_groups() for p in group["params"]}
+    fresh = dict(PSG4D(model.config, model.vocabulary, model.language_model).named_parameters())
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in taught:
+            continue
+        if name.endswith("adapter_b"):
+            parameter.zero_()
+        elif name.endswith("adapter_a"):
+            parameter.copy_(nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=5**0.5))
+        else:
+            parameter.copy_(fresh[name])
+
+
 def _chance(share: float, generator: torch.Generator) -> bool:
     return float(torch.rand((), generator=generator)) < share
 
