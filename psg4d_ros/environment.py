@@ -127,7 +127,8 @@ def _spconv() -> Item:
     except Psg4dError as error:
         problem, wheel = str(error), ""
     if problem:
-        return Item("spconv", False, f"unused, training convolves in torch: {problem}", optional=True)
+        remedy = "pip install 'psg4d_ros[train]', for training on a GPU; nothing else uses it"
+        return Item("spconv", False, f"unused, training convolves in torch: {problem}", remedy, optional=True)
     found = f"{wheel}, trains on the GPU" if torch.cuda.is_available() else f"{wheel}, unused without a GPU"
     return Item("spconv", True, found, optional=True)
 
