@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """A complete checkpoint, a few channels wide, with a random language model of the real one's class."""
     import torch
+    from opened import open_language_model
 
     from psg4d_ros.checkpoint import save_checkpoint
     from psg4d_ros.config import DecoderConfig, EncoderConfig, LanguageModelConfig, ModelConfig
@@ -42,6 +43,7 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     )
     torch.manual_seed(0)
     model = PSG4D(config, default_vocabulary(), language_model)
+    open_language_model(model)
     save_checkpoint(folder / "checkpoint", model, model_id="tiny", trained=False, card="# tiny\n")
     return folder / "checkpoint"
 

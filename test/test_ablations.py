@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import small_recordings
 import torch
+from opened import open_language_model
 
 from psg4d_ros.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from psg4d_ros.config import (
@@ -62,6 +63,7 @@ def make_model(*switches: ModelConfig) -> PSG4D:
     model = PSG4D(SHAPE, default_vocabulary(), tiny_language_model(adapter_rank=2))
     for gate in (model.chain.pair_embedding.state_gate, model.chain.pair_embedding.motion_gate, model.chain.entry_gate):
         torch.nn.init.constant_(gate, 0.5)
+    open_language_model(model)
     for switch in switches:
         model.switch(switch)
     return model

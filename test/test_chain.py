@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opened import open_language_model
 
 from psg4d_ros.config import LanguageModelConfig
 from psg4d_ros.errors import ConfigError
@@ -26,7 +27,9 @@ PAIRS = torch.tensor([[0, 1], [1, 0], [0, 2], [1, 2]])
 
 def make_chain(language_model):
     torch.manual_seed(0)
-    return SceneChain(language_model, Q, G, M, D).eval()
+    chain = SceneChain(language_model, Q, G, M, D).eval()
+    open_language_model(chain)
+    return chain
 
 
 @pytest.fixture(scope="module")

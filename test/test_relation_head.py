@@ -1,5 +1,7 @@
 """Predicates are scored one by one against phrases, with or without the language model, and decoded into spans."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -65,8 +67,13 @@ def test_images_have_no_frames_and_motion_waits_for_its_gate(head):
 
 
 def test_the_geometry_network_stands_alone_and_the_language_model_adds_to_it(head):
+    """At first nothing, so that it cannot harm; then what it has learnt."""
     without = head(**rows(pair_hidden=None))
-    assert torch.isfinite(without.logits).all() and not torch.allclose(without.logits, head(**rows()).logits, atol=1e-3)
+    assert torch.isfinite(without.logits).all() and torch.equal(without.logits, head(**rows()).logits)
+    taught = copy.deepcopy(head)
+    torch.nn.init.eye_(taught.from_hidden.weight)
+    assert torch.equal(taught(**rows(pair_hidden=None)).logits, without.logits)
+    assert not torch.allclose(without.logits, taught(**rows()).logits, atol=1e-3)
 
 
 def test_no_pairs_or_no_predicates_are_ordinary(head):

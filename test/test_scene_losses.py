@@ -7,6 +7,7 @@ import copy
 import pytest
 import small_recordings
 import torch
+from opened import open_language_model
 
 from psg4d_ros.config import DecoderConfig, EncoderConfig, LanguageModelConfig, ModelConfig
 from psg4d_ros.model.language_model import tiny_language_model
@@ -94,6 +95,7 @@ def test_text_reaches_the_encoder_unless_the_pipeline_is_asked_for(windows):
     # The gates of what only 4D has start at zero; open, as training opens them.
     for gate in (end_to_end.chain.pair_embedding.state_gate, end_to_end.chain.entry_gate):
         torch.nn.init.constant_(gate, 0.5)
+    open_language_model(end_to_end)
     pipeline = copy.deepcopy(end_to_end)
     pipeline.switch(ModelConfig(decoder=DecoderConfig(reads_slots=False)))
     with_flow = _gradients(_losses(end_to_end, **options), windows, *text)

@@ -143,7 +143,7 @@ class PairEmbedding(nn.Module):
         if question.slot_states is not None:
             states = question.slot_states.to(phrases)
             x = x + self.state_gate * self.states(torch.cat([states[subject], states[object_]], dim=1))
-        return self.norm(x)
+        return self.norm(x.float())
 
 
 class SceneChain(nn.Module):

@@ -31,6 +31,8 @@ GEOMETRY_NAMES: tuple[str, ...] = (
     # what is known
     *("has_view", "has_depth", "has_extent", "present"),
 )
+# What only space has: an image leaves these at 0.
+DEPTH_COLUMNS = tuple(i for i, n in enumerate(GEOMETRY_NAMES) if n.startswith(("away_", "depth_")) or n == "has_depth")
 MOTION_NAMES: tuple[str, ...] = (
     *("moves", "seen_share", "duration", "subject_speed", "object_speed", "subject_last_speed", "object_last_speed"),
     *("subject_path", "object_path", "subject_shift", "object_shift", "subject_rise", "object_rise", "relative_speed"),

@@ -22,6 +22,9 @@ class LabelHead(nn.Module):
         # Cosine scores in [-1, 1] times this: 10 lets a softmax over 100 words become sharp, training moves it.
         self.class_scale = nn.Parameter(torch.tensor(10.0).log())
         self.attribute_scale = nn.Parameter(torch.tensor(10.0).log())
+        # The language model's part starts at zero: at first it neither helps nor harms what is known without it.
+        nn.init.zeros_(self.from_hidden.weight)
+        nn.init.zeros_(self.from_hidden.bias)
         # Most attributes are untrue of most objects: start at a probability of one in ten.
         nn.init.zeros_(self.attribute_prior.weight)
         nn.init.constant_(self.attribute_prior.bias, -2.2)

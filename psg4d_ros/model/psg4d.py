@@ -15,7 +15,7 @@ from psg4d_ros.config import ModelConfig, switched
 from psg4d_ros.model.box_head import BoxHead
 from psg4d_ros.model.chain import SceneChain
 from psg4d_ros.model.features import FrameFeatures
-from psg4d_ros.model.geometry import GEOMETRY_NAMES, MOTION_NAMES
+from psg4d_ros.model.geometry import DEPTH_COLUMNS, GEOMETRY_NAMES, MOTION_NAMES
 from psg4d_ros.model.language_model import LanguageModel
 from psg4d_ros.model.mask_decoder import MaskDecoder, MaskOutput
 from psg4d_ros.model.projector import Projector
@@ -77,6 +77,15 @@ class PSG4D(nn.Module):
             chained=config.chained,
         )
         self.relation_head = RelationHead(hidden, len(GEOMETRY_NAMES), len(MOTION_NAMES))
+        self._start_without_depth()
+
+    @torch.no_grad()
+    def _start_without_depth(self) -> None:
+        """Images teach nothing about depth: its weights start at zero, so that what they teach holds in space too."""
+        for first in (self.chain.pair_embedding.geometry[0], self.relation_head.geometry[0]):
+            assert isinstance(first, nn.Linear)
+            before = first.in_features - len(GEOMETRY_NAMES)
+            first.weight[:, [before + column for column in DEPTH_COLUMNS]] = 0.0
 
     @property
     def device(self) -> torch.device:

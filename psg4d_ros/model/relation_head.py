@@ -65,6 +65,9 @@ class RelationHead(nn.Module):
         self.frame_query = nn.Sequential(nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.frame_prior = nn.Linear(hidden_size, 1)
         self._dim = dim
+        # The language model's part starts at zero: at first it neither helps nor harms what is known without it.
+        nn.init.zeros_(self.from_hidden.weight)
+        nn.init.zeros_(self.from_hidden.bias)
         for layer, start in ((self.prior, float(np.log(prior / (1 - prior)))), (self.frame_prior, 2.0)):
             # Activity starts likely: an untrained head says "all the time", which is right for most relations.
             nn.init.zeros_(layer.weight)
