@@ -54,7 +54,7 @@ class FrequencyPrior:
         self.count_pairs(label, said)
 
     def count_pairs(self, label: Mapping[int, str], said: Mapping[tuple[int, int], Collection[str]]) -> None:
-        """Take all ordered pairs of one scene or image. label: by object. said: the predicates of the pairs with any."""
+        """Take all ordered pairs of one scene or image. label: by object. said: predicates of the pairs with any."""
         self.scenes += 1
         for subject in label:
             for object_ in label:
