@@ -134,27 +134,47 @@ def test_words_held_out_of_training_are_never_spoken_against():
     assert "guitar" not in WORDS.others and "car" in WORDS.others
 
 
-def test_temperatures_change_how_sure_answers_are_and_nothing_else(windows):
+def _read(model, windows):
+    return list(read_windows(model, windows, tuple(WORDS.classes), language_model=False))
+
+
+UNCHANGED = {"class_scale": 1.0} | {f"{head}_scale": 1.0 for head in ("presence", "attribute", "relation")}
+UNCHANGED |= {f"{head}_shift": 0.0 for head in ("presence", "attribute", "relation")}
+
+
+def test_calibration_changes_how_sure_answers_are_and_nothing_else(windows):
     model = _model()
-    read = list(read_windows(model, windows, tuple(WORDS.classes), language_model=False))
-    fold(model, {"presence": 2.0, "class": 3.0, "attribute": 0.5, "relation": 4.0})
-    cooled = list(read_windows(model, windows, tuple(WORDS.classes), language_model=False))
-    for a, b in zip(read, cooled, strict=True):
-        torch.testing.assert_close(a.output.presence_logits / 2, b.output.presence_logits)
+    read = _read(model, windows)
+    scales = {"presence_scale": 0.5, "class_scale": 3.0, "attribute_scale": 2.0, "relation_scale": 0.25}
+    fold(model, {**scales, "presence_shift": -2.0, "attribute_shift": 1.0, "relation_shift": 0.5})
+    for a, b in zip(read, _read(model, windows), strict=True):
+        torch.testing.assert_close(a.output.presence_logits * 0.5 - 2, b.output.presence_logits)
         torch.testing.assert_close(a.output.mask_logits, b.output.mask_logits)
-        torch.testing.assert_close(a.scores.class_logits / 3, b.scores.class_logits)
-        torch.testing.assert_close(a.scores.attribute_logits * 2, b.scores.attribute_logits)
-        torch.testing.assert_close(a.answer.logits / 4, b.answer.logits)
+        torch.testing.assert_close(a.scores.class_logits * 3, b.scores.class_logits)
+        torch.testing.assert_close(a.scores.attribute_logits * 2 + 1, b.scores.attribute_logits)
+        torch.testing.assert_close(a.answer.logits / 4 + 0.5, b.answer.logits)
         torch.testing.assert_close(a.answer.activity_logits, b.answer.activity_logits)
 
 
-def test_calibration_undoes_false_certainty(windows):
-    """A model that is made five times too sure is fitted with a higher temperature than it had."""
+def test_calibration_undoes_false_certainty_and_a_lopsided_loss(windows):
+    """A model made too sure of everything ends, calibrated, with the scores of the one it was made of."""
     model = _model()
-    before = calibrate(copy.deepcopy(model), read_windows(model, windows, tuple(WORDS.classes), language_model=False))
-    fold(model, {"presence": 1.0, "class": 1.0, "attribute": 1.0, "relation": 0.4})
-    after = calibrate(model, read_windows(model, windows, tuple(WORDS.classes), language_model=False))
-    assert after["relation"] == pytest.approx(before["relation"] / 0.4, rel=0.05)
+    spoilt = copy.deepcopy(model)
+    fold(spoilt, {**UNCHANGED, "relation_scale": 2.0, "relation_shift": 1.0, "presence_shift": 2.3})
+    for one in (model, spoilt):
+        calibrate(one, _read(one, windows * 2))
+    for a, b in zip(_read(model, windows), _read(spoilt, windows), strict=True):
+        torch.testing.assert_close(a.answer.logits.sigmoid(), b.answer.logits.sigmoid(), atol=0.02, rtol=0)
+        torch.testing.assert_close(
+            a.output.presence_logits.sigmoid(), b.output.presence_logits.sigmoid(), atol=0.02, rtol=0
+        )
+
+
+def test_presence_is_as_likely_as_it_is_right(windows):
+    """Calibrated, the slots' presence adds up to the number that are right: of an untrained model, next to none."""
+    model = _model()
+    calibrate(model, _read(model, windows * 2))
+    assert sum(r.output.presence_logits.sigmoid().sum().item() for r in _read(model, windows)) < 1.0
 
 
 def test_average_precision_of_a_hand_worked_ranking():

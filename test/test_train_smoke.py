@@ -79,7 +79,9 @@ def test_the_checkpoint_is_whole_and_says_how_it_came_to_be(trained):
     assert training["seed"] == 0
     assert training["scenes"]["train"] == 3
     assert training["recipe"]["stage2_geometry"]["losses"]["relations"] is False
-    assert set(training["temperatures"]) == {"presence", "class", "attribute", "relation"}
+    assert set(training["calibration"]) == {
+        f"{head}_{value}" for head in ("presence", "attribute", "relation") for value in ("scale", "shift")
+    } | {"class_scale"}
     card = (trained / "checkpoint" / "MODEL_CARD.md").read_text()
     assert "3 simulated scenes" in card
     assert "thing_recall" in card

@@ -164,7 +164,7 @@ def test_stuff_is_never_a_subject_and_true_pairs_come_first():
     few = dataset(replace(AS_RECORDED, max_pairs=4)).__getitem__
     kept = [{(t.object_ids[s], t.object_ids[o]) for s, o in t.pairs.tolist()} for t in (few(i).truth for i in range(8))]
     assert all(len(pairs) == 4 for pairs in kept)
-    assert all(len(pairs & (named | {(1, CUP)})) >= 3 for pairs in kept)
+    assert all(len(pairs & (named | {(1, CUP)})) >= 2 for pairs in kept), "half of them"
 
 
 def test_one_object_alone_has_no_pairs():

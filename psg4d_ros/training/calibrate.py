@@ -1,7 +1,9 @@
-"""Scores that mean what they say: one temperature per head, fitted on held-out windows and folded into its last layer.
+"""Scores that mean what they say: logits are scaled, and shifted where the loss was lopsided, head by head.
 
-So a calibrated checkpoint is an ordinary checkpoint: inference knows nothing of temperatures, and the order of the
-answers of a head does not change. After "On Calibration of Modern Neural Networks" (2017).
+Fitted on held-out windows and folded into the last layers: a calibrated checkpoint is an ordinary one, and the order of
+the answers of a head does not change. A scale alone does not do: empty slots count little in training, so presence
+comes out too likely by a constant. After "Probabilistic Outputs for Support Vector Machines" (1999) and "On Calibration
+of Modern Neural Networks" (2017).
 """
 
 from __future__ import annotations
@@ -11,16 +13,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
 from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.structures import Float64
 from psg4d_ros.training.object_losses import class_targets
 from psg4d_ros.training.window_scores import ReadWindow
 
-# A temperature outside says that the held-out windows are too few, not that the head is off by more.
-_RANGE = (0.25, 4.0)
+# Values outside say that the held-out windows are too few, not that the head is off by more.
+_SCALES, _SHIFTS = (0.25, 4.0), (-10.0, 10.0)
 _MIN_ANSWERS = 20
 
 
@@ -36,49 +39,47 @@ class _Answers:
             self.logits.append(logits.float().cpu())
             self.targets.append(targets.cpu())
 
-    def temperature(self, loss: Callable[[Tensor, Tensor], Tensor]) -> float:
-        """The best temperature for a loss of logits and targets; 1 where there is too little to tell."""
+    def fit(self, loss: Callable[[Tensor, Tensor], Tensor], *, shifted: bool) -> tuple[float, float]:
+        """The scale and shift of the logits at which a loss of logits and targets is least; (1, 0) where there is too
+        little to tell."""
         if sum(len(t) for t in self.targets) < _MIN_ANSWERS:
-            return 1.0
+            return 1.0, 0.0
         logits, targets = torch.cat(self.logits), torch.cat(self.targets)
 
-        def cost(log_temperature: float) -> float:
-            return float(loss(logits / float(np.exp(log_temperature)), targets))
+        def cost(x: Float64) -> float:
+            return float(loss(logits * float(np.exp(x[0])) + (float(x[1]) if shifted else 0.0), targets))
 
-        low, high = np.log(_RANGE)
-        return float(np.exp(minimize_scalar(cost, bounds=(low, high), method="bounded").x))
+        low, high = np.log(_SCALES)
+        bounds = [(low, high), _SHIFTS if shifted else (0.0, 0.0)]
+        best = minimize(cost, np.zeros(2), method="Nelder-Mead", bounds=bounds, options={"xatol": 1e-3, "fatol": 1e-6})
+        return float(np.exp(best.x[0])), float(best.x[1])
 
 
 @torch.no_grad()
 def calibrate(model: PSG4D, windows: Iterable[ReadWindow]) -> dict[str, float]:
-    """Fit the temperatures of presence, class, attribute and relation scores and fold them into ``model``.
+    """Fit presence, class, attribute and relation scores and fold what was found into ``model``.
 
-    windows: held out, read by this very model. A slot counts as right where it is the best slot of a tube with an IoU
-    above one half. Returns the temperatures by head.
+    windows: held out, read by this very model. A slot is right where it is matched with a tube and its own mask has an
+    IoU above one half with it. Returns what ``fold`` takes.
     """
     heads = {name: _Answers() for name in ("presence", "class", "attribute", "relation")}
     for read in windows:
         _collect(heads, read)
-    binary = F.binary_cross_entropy_with_logits
-    temperatures = {
-        "presence": heads["presence"].temperature(binary),
-        "class": heads["class"].temperature(F.cross_entropy),
-        "attribute": heads["attribute"].temperature(binary),
-        "relation": heads["relation"].temperature(binary),
-    }
-    fold(model, temperatures)
-    return temperatures
+    found: dict[str, float] = {}
+    for name, answers in heads.items():
+        loss = F.cross_entropy if name == "class" else F.binary_cross_entropy_with_logits
+        scale, shift = answers.fit(loss, shifted=name != "class")
+        found |= {f"{name}_scale": scale} | ({f"{name}_shift": shift} if name != "class" else {})
+    fold(model, found)
+    return found
 
 
 def _collect(heads: dict[str, _Answers], read: ReadWindow) -> None:
     truth, reading = read.window.truth, read.reading
-    iou, _ = read.overlaps()
-    right = torch.zeros(len(read.output.presence_logits))
-    if iou.size:
-        best = torch.from_numpy(iou.argmax(axis=0)[iou.max(axis=0) > 0.5])
-        right[read.slots.cpu()[best]] = 1.0
-    heads["presence"].add(read.output.presence_logits, right)
     slots, tubes = reading.slots.cpu(), reading.tubes.cpu()
+    right = torch.zeros(len(read.output.presence_logits))
+    right[slots] = _found(read, reading.slots, reading.tubes).cpu().float()
+    heads["presence"].add(read.output.presence_logits, right)
     target = class_targets(read.scores.words, truth)[tubes]
     heads["class"].add(read.scores.class_logits.cpu()[slots[target >= 0]], target[target >= 0])
     known = torch.tensor([a in truth.known_attributes for a in read.scores.attributes])
@@ -90,21 +91,29 @@ def _collect(heads: dict[str, _Answers], read: ReadWindow) -> None:
         heads["relation"].add(read.answer.logits.flatten(), read.asked.true().float().flatten())
 
 
+def _found(read: ReadWindow, slots: Tensor, tubes: Tensor) -> Tensor:
+    """bool[M]: whether each slot's own mask has an IoU above one half with its tube, over annotated voxels."""
+    known = read.fine_tube >= 0
+    held = (read.output.mask_logits[slots][:, known] > 0).float()
+    true = (read.fine_tube[known][None] == tubes[:, None]).float()
+    both = (held * true).sum(dim=1)
+    return both > 0.5 * (held.sum(dim=1) + true.sum(dim=1) - both)
+
+
 @torch.no_grad()
-def fold(model: PSG4D, temperatures: dict[str, float]) -> None:
-    """Divide each head's logits by its temperature, by changing its last layers; nothing else changes."""
+def fold(model: PSG4D, found: dict[str, float]) -> None:
+    """Change each head's logits to ``NAME_scale`` times them plus ``NAME_shift``, by its last layers; nothing else."""
     presence, label, relation = model.decoder.presence, model.chain.label_head, model.relation_head
-    for parameter in presence.parameters():
-        parameter.div_(temperatures["presence"])
-    label.class_scale.sub_(float(np.log(temperatures["class"])))
-    label.attribute_scale.sub_(float(np.log(temperatures["attribute"])))
-    for parameter in label.attribute_prior.parameters():
-        parameter.div_(temperatures["attribute"])
-    scale = temperatures["relation"]
-    for module in (relation.key, relation.prior):
+    label.class_scale.add_(float(np.log(found["class_scale"])))
+    label.attribute_scale.add_(float(np.log(found["attribute_scale"])))
+    for name, module in (("presence", presence), ("attribute", label.attribute_prior), ("relation", relation.prior)):
         for parameter in module.parameters():
-            parameter.div_(scale)
-    # Spans are scored against the same keys: what these lost, the other factor gains.
-    last = relation.frame_query[-1]
-    for parameter in last.parameters():
-        parameter.mul_(scale)
+            parameter.mul_(found[f"{name}_scale"])
+        module.bias.add_(found[f"{name}_shift"])
+    # Spans are scored against the same keys as relations: what these gain, the other factor loses.
+    for part, scale in (
+        (relation.key, found["relation_scale"]),
+        (relation.frame_query[-1], 1 / found["relation_scale"]),
+    ):
+        for parameter in part.parameters():
+            parameter.mul_(scale)

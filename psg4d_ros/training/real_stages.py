@@ -65,7 +65,9 @@ def make_stage(name: str, model: PSG4D, sources: Sources, seed: int, cores: int)
     if isinstance(recipe, ImageStage):
         return _image_stage(name, recipe, model, sources.image_sources, seed)
     words = scene_words(sources.recordings, model.vocabulary)
-    losses = SceneLosses(model, recipe.losses, words).to(model.device)
+    with torch.random.fork_rng(devices=[]):  # what is only there for the losses starts the same in every process
+        torch.manual_seed(seed)
+        losses = SceneLosses(model, recipe.losses, words).to(model.device)
     windows = window_recipe(sources.recipe, recipe)
     held_out = _HeldOut(model, recipe, sources, seed)
     return Stage(
@@ -90,7 +92,7 @@ def _image_stage(name: str, recipe: ImageStage, model: PSG4D, images: ImageSourc
 
 
 def calibrated(model: PSG4D, last_stage: str, sources: Sources, seed: int, cores: int) -> dict[str, float]:
-    """Fit the model's temperatures on held-out windows, in place; {} after a training without any."""
+    """Calibrate the model on held-out windows, in place; {} after a training without any."""
     recipe = sized(sources.recipe.stages()[last_stage], model.device, cores)
     if isinstance(recipe, ImageStage):
         return {}

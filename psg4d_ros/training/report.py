@@ -16,7 +16,7 @@ adapters of its language model ({language_model}), whose base weights are not pa
   time.
 - Trained in {minutes} minutes on {hardware}, seed {seed}, with psg4d_ros {version}{start}.
 - Data: {data}
-- Calibration: temperatures fitted on held-out windows and folded into the weights: {temperatures}.
+- Calibration: scales and shifts of logits, fitted on held-out windows and folded into the weights: {calibration}.
 
 `manifest.json` holds the complete recipe and all figures.
 
@@ -58,7 +58,7 @@ def model_card(name: str, training: dict[str, Any], model: PSG4D) -> str:
         version=training["psg4d_ros"],
         start=f", on from checkpoint {training['start'][:12]}" if training["start"] else "",
         data=data,
-        temperatures=_figures(training["temperatures"]) or "none",
+        calibration=_figures(training["calibration"]) or "none",
         stages="\n".join(_stage(stage) for stage in stages.values()),
         validation_scenes=scenes["val"],
         images=" and, for relations, on labels and boxes of photographs" if with_images else "",

@@ -292,7 +292,7 @@ class _Run:
                     "val": self.recipe.scenes.validation,
                     "simulator": simulator_hash(),
                 },
-                "temperatures": calibrated(model, list(stages)[-1], sources, self.options.seed, self.cores),
+                "calibration": calibrated(model, list(stages)[-1], sources, self.options.seed, self.cores),
                 "hardware": _hardware(self.device, self.cores, self.accelerator.num_processes),
             }
             self._spend()
@@ -305,7 +305,7 @@ class _Run:
         return {
             **{key: last[key] for key in ("stage", "steps", "losses", "val")},
             "stages": stages,
-            "temperatures": manifest.training["temperatures"],
+            "calibration": manifest.training["calibration"],
             "checkpoint": str(final),
             "minutes": manifest.training["minutes"],
         }

@@ -12,9 +12,6 @@ from psg4d_ros.runtime.rulebook import Rulebook
 from psg4d_ros.structures import Float64, Int32, Int64, VoxelGrid
 from psg4d_ros.training.mask_losses import NOBODY
 
-# A pair of which something is true is worth more than one of which nothing is, but "none" must be learnt too.
-_MOST_TRUE_PAIRS = 0.75
-
 
 def tubes_of(recording: Recording, frames: list[LabelledFrame], min_points: int) -> list[TrueObject]:
     """Those with enough points in the window, by ascending id."""
@@ -82,13 +79,17 @@ def choose_pairs(
     max_pairs: int,
     rng: np.random.Generator,
 ) -> Int64:
-    """int64[R, 2], nearest first: the pairs of which something is true, and the nearest of the others."""
+    """int64[R, 2], nearest first: pairs of which something is true, at most half of all, and of the others as many near
+    ones as far ones: what is not true of things that lie apart must be learnt, too."""
     things = np.array([o.is_thing for o in objects], dtype=bool)
     pairs = nearest_pairs(last_boxes(boxes), len(objects) ** 2, things)
     true = np.array([(s, o) in holds for s, o in pairs.tolist()], dtype=bool)
     chosen = np.flatnonzero(true)
-    most = int(max_pairs * _MOST_TRUE_PAIRS)
-    if len(chosen) > most:
-        chosen = rng.choice(chosen, most, replace=False)
-    others = np.flatnonzero(~true)[: max_pairs - len(chosen)]
-    return pairs[np.sort(np.concatenate([chosen, others]))]
+    if len(chosen) > max_pairs // 2:
+        chosen = rng.choice(chosen, max_pairs // 2, replace=False)
+    others = np.flatnonzero(~true)
+    room = max_pairs - len(chosen)
+    near, far = others[: room - room // 2], others[room - room // 2 :]
+    if len(far) > room // 2:
+        far = rng.choice(far, room // 2, replace=False)
+    return pairs[np.sort(np.concatenate([chosen, near, far]))]
