@@ -77,7 +77,9 @@ class InferenceConfig:
     relation_threshold: float = knob(0.3, "least score of a relation", low=0.0, high=1.0)
     attribute_threshold: float = knob(0.5, "least score of an attribute", low=0.0, high=1.0)
     min_points: int = knob(20, "an instance with fewer points in the window is dropped", low=1, high=100000)
-    max_pairs: int = knob(64, "candidate pairs of turn 2, nearest first", low=0, high=4096)
+    max_pairs: int = knob(
+        64, "pairs that turn 2 is asked about, those of which geometry and labels expect most", low=0, high=4096
+    )
     max_relations: int = knob(100, "relations of one window, best first", low=0, high=10000)
     max_points: int = knob(
         200_000, "larger clouds are thinned to this many points (status DEGRADED_TRUNCATED)", low=1, high=10_000_000

@@ -6,9 +6,11 @@ import torch
 
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.geometry import GEOMETRY_NAMES
+from psg4d_ros.model.relation_head import RelationOutput
 from psg4d_ros.runtime.panoptic import Segmentation
-from psg4d_ros.runtime.relating import measure_pairs
+from psg4d_ros.runtime.relating import measure_pairs, shortlist
 from psg4d_ros.structures import AlignedFrame, InstancePrediction, PointFrame, Window
+from psg4d_ros.vocabulary import default_vocabulary
 
 STEP = 250_000_000
 HIDDEN = [np.nan] * 6
@@ -74,3 +76,23 @@ def test_two_that_are_never_seen_together_have_no_motion_but_a_place():
     assert not inputs.seen.any()
     assert np.abs(inputs.motion).max() == 0
     assert np.isfinite(inputs.geometry).all()
+
+
+def test_turn_2_is_asked_about_the_pairs_that_geometry_expects_most_of(make_predictor, monkeypatch):
+    """Of the 6 ordered pairs of three in a row a head that knows one rule, "higher: above", wants a far one, too."""
+    model, words = make_predictor().model, default_vocabulary()
+    up = GEOMETRY_NAMES.index("up_subject")
+
+    def rule(hidden, subjects, objects, geometry, predicates, *rest):
+        return RelationOutput(geometry[:, [up]].expand(-1, len(predicates)), None)
+
+    monkeypatch.setattr(model.relation_head, "forward", rule)
+    candidates = measure([[cube(0, z=2.0)], [cube(1.1)], [cube(4)]], [True] * 3)
+    assert [0, 2] not in candidates.pairs.tolist()[:2], "not among the nearest two"
+    chairs = tuple(InstancePrediction("chair", 0, 1.0, True) for _ in range(3))
+    best = shortlist(model, chairs, candidates, words, 2)
+    assert sorted(best.pairs.tolist()) == [[0, 1], [0, 2]]
+    rows = [candidates.pairs.tolist().index(pair) for pair in best.pairs.tolist()]
+    for name in ("geometry", "per_frame", "motion", "seen"):
+        np.testing.assert_array_equal(getattr(best, name), getattr(candidates, name)[rows])
+    assert len(shortlist(model, chairs, candidates, words, 10).pairs) == 6

@@ -17,7 +17,14 @@ from psg4d_ros.model.geometry import nearest_pairs
 from psg4d_ros.runtime.given import GivenTubes, WindowTubes
 from psg4d_ros.runtime.panoptic import label_boxes
 from psg4d_ros.runtime.predictor import WindowPredictor
-from psg4d_ros.runtime.relating import PairInputs, describe_pairs, last_boxes, score_relations
+from psg4d_ros.runtime.relating import (
+    CANDIDATES,
+    PairInputs,
+    describe_pairs,
+    last_boxes,
+    score_relations,
+    shortlist,
+)
 from psg4d_ros.runtime.stages import StageClock
 from psg4d_ros.structures import (
     GraphStatus,
@@ -53,7 +60,8 @@ class BoxPredictor:
         relations: tuple[RelationPrediction, ...] = ()
         if config.relations and len(instances) > 1:
             with clock.stage("turn2"):
-                inputs = measure_boxes(window, tubes, config.max_pairs)
+                candidates = measure_boxes(window, tubes, CANDIDATES * config.max_pairs)
+                inputs = shortlist(predictor.model, instances, candidates, vocabulary, config.max_pairs)
                 relations = self._relate(instances, inputs, vocabulary, config)
         alone = "" if config.use_language_model else ", without the language model"
         status = GraphStatus.DEGRADED_NO_LLM if alone else GraphStatus.OK

@@ -23,7 +23,7 @@ from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.given import GivenTubes, segment_tubes
 from psg4d_ros.runtime.naming import name_instances, warm_phrases
 from psg4d_ros.runtime.panoptic import Segmentation, segment
-from psg4d_ros.runtime.relating import ask_pairs, measure_pairs, score_relations
+from psg4d_ros.runtime.relating import CANDIDATES, ask_pairs, measure_pairs, score_relations, shortlist
 from psg4d_ros.runtime.stages import StageClock
 from psg4d_ros.structures import (
     AlignedFrame,
@@ -151,7 +151,9 @@ class WindowPredictor:
         config: InferenceConfig,
         ask: Callable[[Callable[[], Any]], Any],
     ) -> tuple[RelationPrediction, ...]:
-        pairs = measure_pairs(seen.segmentation, instances, seen.window, seen.frames, config.max_pairs)
+        most = CANDIDATES * config.max_pairs
+        candidates = measure_pairs(seen.segmentation, instances, seen.window, seen.frames, most)
+        pairs = shortlist(self.model, instances, candidates, vocabulary, config.max_pairs)
         turn1, turn2 = seen.turn1, None
         if turn1 is not None:
             turn2 = ask(lambda: ask_pairs(self.model, seen.output, seen.segmentation, instances, turn1, pairs))
