@@ -53,7 +53,8 @@ class ObjectReading:
     scores: NameScores
 
     def described(self, own_words: bool) -> list[DescribedObject]:
-        """The list that turn 2 reads: the true names and attributes, or those that the model would give."""
+        """The list that turn 2 reads: the true names and attributes, or those that the model would give, likeliest
+        attribute first as at inference."""
         tubes, slots = self.tubes.tolist(), self.slots.tolist()
         if not own_words:
             return [
@@ -61,14 +62,14 @@ class ObjectReading:
                 for slot, tube in zip(slots, tubes, strict=True)
             ]
         best = self.scores.class_logits[self.slots].argmax(dim=1).tolist()
-        likely = (self.scores.attribute_logits[self.slots] > 0).tolist()
+        sure, order = self.scores.attribute_logits[self.slots].float().sort(dim=1, descending=True, stable=True)
         return [
             DescribedObject(
                 slot,
                 self.scores.words[name],
-                tuple(a for a, yes in zip(self.scores.attributes, row, strict=True) if yes),
+                tuple(self.scores.attributes[i] for logit, i in zip(logits, ranks, strict=True) if logit > 0),
             )
-            for slot, name, row in zip(slots, best, likely, strict=True)
+            for slot, name, logits, ranks in zip(slots, best, sure.tolist(), order.tolist(), strict=True)
         ]
 
     def question(self, own_words: bool) -> tuple[PairQuestion, Tensor]:

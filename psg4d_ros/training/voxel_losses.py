@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from psg4d_ros.training.mask_losses import NOBODY
 from psg4d_ros.training.scene_batch import SceneBatch
 
 _HIDDEN = 64
@@ -32,33 +33,31 @@ class VoxelHeads(nn.Module):
         labels: per window int64[T], the class of each tube or -1. weight: float32[classes].
         """
         names, offsets = [], []
+        counts = [t.count for t in batch.targets]
         fine = self.heads[0], batch.fine, batch.fine_positions, [t.fine for t in batch.targets]
         mid = self.heads[1], batch.mid, batch.mid_positions, [t.keys for t in batch.targets]
         for head, features, positions, tubes in (fine, mid):
-            owner = torch.stack([_look_up(own, t) for own, t in zip(labels, tubes, strict=True)])
-            toward = torch.stack([_to_middle(p, t) for p, t in zip(positions, tubes, strict=True)])
-            said = head(features).float()
-            known, named = torch.stack(tubes) >= 0, owner >= 0
-            wrong = F.cross_entropy(said[..., : self.classes][named], owner[named], weight, reduction="sum")
-            names.append(wrong / weight[owner[named]].sum().clamp(min=1e-6))
-            off = F.smooth_l1_loss(said[..., self.classes :][known], toward[known], beta=0.2, reduction="sum")
-            offsets.append(off / known.sum().clamp(min=1))
+            owner = torch.cat([_look_up(own, t) for own, t in zip(labels, tubes, strict=True)])
+            toward = torch.cat([_to_middle(*of) for of in zip(positions, tubes, counts, strict=True)])
+            said = head(features).float().flatten(0, 1)
+            # Weights of 0 and 1 in place of a selection: its size would have to be waited for on a GPU.
+            wrong = F.cross_entropy(said[:, : self.classes], owner, weight, ignore_index=NOBODY, reduction="sum")
+            names.append(wrong / (weight[owner.clamp(min=0)] * (owner >= 0)).sum().clamp(min=1e-6))
+            known = torch.cat(tubes) >= 0
+            off = F.smooth_l1_loss(said[:, self.classes :], toward, beta=0.2, reduction="none").sum(dim=1)
+            offsets.append((off * known).sum() / known.sum().clamp(min=1))
         return torch.stack(names).mean(), torch.stack(offsets).mean()
 
 
 def _look_up(labels: Tensor, tubes: Tensor) -> Tensor:
-    """int64[V]: the class of each voxel's tube, -1 where there is none."""
-    return torch.cat([labels, labels.new_full((1,), -1)])[tubes]
+    """int64[V]: the class of each voxel's tube, NOBODY where there is none."""
+    return torch.cat([labels, labels.new_full((1,), NOBODY)])[tubes]
 
 
-def _to_middle(positions: Tensor, tubes: Tensor) -> Tensor:
-    """float32[V, 3] from each voxel to the mean position of its tube; zeros where it has none."""
-    count = int(tubes.max()) + 1 if len(tubes) else 0
-    if count <= 0:
-        return positions.new_zeros(len(positions), 3)
-    known = tubes >= 0
-    sums = positions.new_zeros(count, 4).index_add_(
-        0, tubes[known], torch.cat([positions[known, :3], positions.new_ones(int(known.sum()), 1)], dim=1)
-    )
-    middles = sums[:, :3] / sums[:, 3:].clamp(min=1)
-    return torch.where(known[:, None], middles[tubes.clamp(min=0)] - positions[:, :3], 0.0)
+def _to_middle(positions: Tensor, tubes: Tensor, count: int) -> Tensor:
+    """float32[V, 3] from each voxel to the mean position of its tube, of ``count``; of no use where it has none."""
+    known = (tubes >= 0).to(positions.dtype)[:, None]
+    owner = tubes.clamp(min=0)
+    sums = positions.new_zeros(max(1, count), 4)
+    sums = sums.index_add(0, owner, torch.cat([positions[:, :3], torch.ones_like(known)], dim=1) * known)
+    return (sums[:, :3] / sums[:, 3:].clamp(min=1))[owner] - positions[:, :3]

@@ -113,14 +113,6 @@ class TrainingWindow:
     truth: WindowTruth
     name: str
 
-    def to(self, device: torch.device | str) -> TrainingWindow:
-        """The same on a device, by a single transfer."""
-        state = self.__getstate__()
-        state["buffer"] = state["buffer"].to(device, non_blocking=True)
-        moved = object.__new__(TrainingWindow)
-        moved.__setstate__(state)
-        return moved
-
     def __getstate__(self) -> dict[str, Any]:
         truth = {f.name: getattr(self.truth, f.name) for f in fields(WindowTruth)}
         tensors = {name: value for name, value in truth.items() if isinstance(value, Tensor)}
