@@ -35,9 +35,11 @@ def relist(folder, name):
     (folder / "manifest.json").write_text(json.dumps(values))
 
 
-def test_the_shipped_checkpoint_is_whole_small_and_says_that_it_is_untrained():
+def test_the_shipped_checkpoint_is_whole_and_small_and_says_what_it_was_trained_on():
     manifest = verify(default_checkpoint())
-    assert manifest.trained is False
+    stages = {"stage1_2d", "stage2_geometry", "stage3_joint"} if manifest.trained else set()
+    assert set(manifest.training.get("stages", {})) == stages
+    assert manifest.trained or "untrained" in (default_checkpoint() / "MODEL_CARD.md").read_text()
     sizes = [p.stat().st_size for p in default_checkpoint().iterdir()]
     assert max(sizes) <= MAX_SHARD_BYTES
     assert sum(sizes) <= 24 * 2**20
