@@ -131,10 +131,16 @@ def test_the_grammar_accepts_the_answers_that_training_teaches(parts):
 
 def test_every_span_of_a_window_can_be_written_and_read_and_no_other():
     for frames in (1, 3):
-        texts = {g.span_text(a, b): (a, b) for a in range(frames) for b in range(a + 1, frames + 1)}
+        texts = {g.span_text(a, b, frames): (a, b) for a in range(frames) for b in range(a + 1, frames + 1)}
         assert {t: g.read_span(t, frames) for t in texts} == texts
-    for wrong in ("frames 0 to 2", "frames 3 to 2", "frames 1 to 4", "frames x to y", "", "frames 1 to 99999999999"):
+    for wrong in ("frames 2 to 0", "frames 2 to 3", "frames 4 to 1", "frames x to y", "", "frames 99999999999 to 1"):
         assert g.read_span(wrong, 3) is None
+
+
+def test_a_span_up_to_now_reads_the_same_in_a_window_of_any_length():
+    """Training has shorter windows than a robot: what holds in the newest two frames is said alike in both."""
+    assert g.span_text(2, 4, 4) == g.span_text(6, 8, 8) == "frames 2 to 1"
+    assert (g.read_span("frames 2 to 1", 4), g.read_span("frames 2 to 1", 8)) == ((2, 4), (6, 8))
 
 
 def test_free_phrases_are_lower_case_words_and_end_at_their_cap():
@@ -302,15 +308,15 @@ def test_a_constrained_model_cannot_but_answer(monkeypatch, says):
 @pytest.mark.parametrize(
     "text, capped, want",
     [
-        ("sitting on, frames 2 to 3", False, ("sitting on", 1, 3, OK)),
+        ("sitting on, frames 3 to 2", False, ("sitting on", 1, 3, OK)),
         (NO_RELATION, False, (None, 0, 4, OK)),
         ("", False, (None, 0, 4, EMPTY)),
         ("sitting on", False, ("sitting on", 0, 4, UNPARSABLE)),
-        ("sitting on, frames 3 to 9", False, ("sitting on", 0, 4, UNPARSABLE)),
+        ("sitting on, frames 9 to 3", False, ("sitting on", 0, 4, UNPARSABLE)),
         ("on on on on", True, ("on", 0, 4, REPEATING)),
         ("on and so forth", True, ("on and so forth", 0, 4, OVERLONG)),
         ("<|im_end|>", False, (None, 0, 4, UNPARSABLE)),
-        ("on, frames 1 to 2\nand more", False, ("on", 0, 2, OK)),
+        ("on, frames 2 to 1\nand more", False, ("on", 2, 4, OK)),
     ],
 )
 def test_relations_are_read_as_far_as_they_make_sense(text, capped, want):
@@ -322,7 +328,7 @@ def test_phrases_of_a_closed_list_are_taken_as_they_are():
     _, first, lm = tiny()
     listed = generate_objects(lm, first, range(Q), g.object_grammar(lm, ["chow chow"]))
     assert [(f.label, f.outcome) for f in listed] == [("chow chow", OK)] * Q
-    told = Answer("", ((g.PREDICATE, "tap tap on"), (g.SPAN, "frames 1 to 2")), 1.0, 5, False)
+    told = Answer("", ((g.PREDICATE, "tap tap on"), (g.SPAN, "frames 2 to 1")), 1.0, 5, False)
     assert read_relation(told, 3).predicate == "tap tap on" and read_relation(told, 3).outcome == OK
 
 
@@ -331,7 +337,7 @@ def test_free_words_are_cut_where_they_repeat(monkeypatch):
     saying(monkeypatch, lm, "yo yo", "")  # the blank before the first word is not asked for
     [found] = generate_objects(lm, first, [0], g.object_grammar(lm, None, ["red"]))
     assert (found.label, found.outcome) == ("yo", REPEATING)
-    told = Answer("", ((g.PREDICATE, "tap tap on"), (g.SPAN, "frames 1 to 2")), 1.0, 5, False, free=True)
+    told = Answer("", ((g.PREDICATE, "tap tap on"), (g.SPAN, "frames 2 to 1")), 1.0, 5, False, free=True)
     assert (read_relation(told, 3).predicate, read_relation(told, 3).outcome) == ("tap", REPEATING)
 
 

@@ -1,6 +1,6 @@
 """What a generated answer may look like, token by token, so that every answer parses.
 
-    object:    " chair" (", red")* END                          relation: " sitting on" ", frames 2 to 7" END | " no
+    object:    " chair" (", red")* END                          relation: " sitting on" ", frames 7 to 2" END | " no
     relation" END
 
 A grammar is a small automaton over token ids. Words come from a closed list (a trie of their tokens) or are free:
@@ -271,7 +271,8 @@ def relation_grammar(language_model: LanguageModel, predicates: Sequence[str] | 
     none = Edge(Choice({NO_RELATION: answer_ids(lm, [NO_RELATION])}), PREDICATE, 2)
     predicate: Choice | FreeWords
     predicate = FreeWords(lm) if predicates is None else Choice({w: answer_ids(lm, [w]) for w in predicates})
-    spans = Choice({s: _continued(lm, s) for s in map(span_text, *_all_spans(num_frames))})
+    texts = (span_text(start, end, num_frames) for start, end in _all_spans(num_frames))
+    spans = Choice({text: _continued(lm, text) for text in texts})
     stages = (Stage((none, Edge(predicate, PREDICATE, 1))), Stage((Edge(spans, SPAN, 2),)), Stage(final=True))
     return Grammar(stages, lm)
 
@@ -282,9 +283,13 @@ def text_grammar(language_model: LanguageModel) -> Grammar:
     return Grammar((Stage((Edge(AnyText(lm), TEXT, 1),)), Stage(final=True)), lm)
 
 
-def span_text(start: int, end: int) -> str:
-    """Frames [start, end) as the language model writes them: counted from 1, both ends included."""
-    return f"frames {start + 1} to {end}"
+def span_text(start: int, end: int, num_frames: int) -> str:
+    """Frames [start, end) of a window of ``num_frames`` as the language model writes them.
+
+    The newest frame is number 1, the one before it number 2, both ends included: "frames 3 to 1" are the newest three,
+    however many there are. So what is learnt on short windows says the same in longer ones.
+    """
+    return f"frames {num_frames - start} to {num_frames - end + 1}"
 
 
 def read_span(text: str, num_frames: int) -> tuple[int, int] | None:
@@ -292,15 +297,14 @@ def read_span(text: str, num_frames: int) -> tuple[int, int] | None:
     match = re.fullmatch(r"frames (\d{1,4}) to (\d{1,4})", text.strip())
     if match is None:
         return None
-    start, end = int(match[1]) - 1, int(match[2])
+    start, end = num_frames - int(match[1]), num_frames - int(match[2]) + 1
     return (start, end) if 0 <= start < end <= num_frames else None
 
 
-def _all_spans(num_frames: int) -> tuple[list[int], list[int]]:
+def _all_spans(num_frames: int) -> list[tuple[int, int]]:
     if num_frames < 1:
         raise ConfigError(f"num_frames is {num_frames}, expected at least 1")
-    pairs = [(start, end) for start in range(num_frames) for end in range(start + 1, num_frames + 1)]
-    return [s for s, _ in pairs], [e for _, e in pairs]
+    return [(start, end) for start in range(num_frames) for end in range(start + 1, num_frames + 1)]
 
 
 def _continued(language_model: LanguageModel, word: str) -> list[int]:

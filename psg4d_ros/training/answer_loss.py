@@ -28,7 +28,7 @@ def object_answer(language_model: LanguageModel, label: str, attributes: Sequenc
 def relation_answer(
     language_model: LanguageModel, predicate: str | None, start: int, end: int, num_frames: int
 ) -> list[int]:
-    """Token ids of one pair's answer, without the end: `` sitting on, frames 2 to 7``.
+    """Token ids of one pair's answer, without the end: `` sitting on, frames 7 to 2``.
 
     Frames [start, end) of a window of ``num_frames``; predicate None: there is no relation, and the frames do not
     matter. Raises ValueError for frames that the window does not have.
@@ -37,7 +37,7 @@ def relation_answer(
         return answer_ids(language_model, (NO_RELATION,))
     if not 0 <= start < end <= num_frames:
         raise ValueError(f"frames [{start}, {end}) of a window of {num_frames}, expected 0 <= start < end <= frames")
-    return answer_ids(language_model, (predicate, span_text(start, end)))
+    return answer_ids(language_model, (predicate, span_text(start, end, num_frames)))
 
 
 def answer_loss(language_model: LanguageModel, branches: Branches, answers: Sequence[Sequence[int]]) -> Tensor:
