@@ -106,8 +106,8 @@ def shortlist(
 ) -> PairInputs:
     """The pairs of which geometry and labels expect most: the greatest sums of probabilities, ties the nearer pair.
 
-    The geometry network costs next to nothing, the language model reads a token per pair. Of a full room's related pairs
-    many are not among the nearest: one faces or walks to what is far.
+    The geometry network costs next to nothing, the language model reads a token per pair. Many related pairs of a full
+    room are not among the nearest: one faces, or walks to, what is far.
     """
     if len(candidates.pairs) <= max_pairs or not vocabulary.predicates:
         return candidates.select(np.arange(min(len(candidates.pairs), max_pairs)))
