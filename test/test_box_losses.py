@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from psg4d_ros.model.box_head import BOX_VALUES, BoxHead, box_logits, box_volumes, boxes_at
+from psg4d_ros.model.box_head import BOX_VALUES, ROOM_ANCHOR, BoxHead, box_logits, box_volumes, boxes_at
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.training.box_losses import box_losses, generalized_iou, tube_boxes
 from psg4d_ros.training.mask_losses import NOBODY, TubeTargets
@@ -28,12 +28,14 @@ def test_a_voxel_is_in_the_box_where_the_box_is_at_its_time():
     assert box_logits(WALKER, on_a_side).item() == 0.0
 
 
-def test_an_untrained_head_says_boxes_of_a_room_whatever_the_state():
+def test_an_untrained_head_says_boxes_much_like_their_anchors_whatever_the_state():
     torch.manual_seed(0)
-    boxes = BoxHead(32)(torch.randn(2, 6, 32))
+    room = torch.tensor(ROOM_ANCHOR).expand(2, 6, -1)
+    boxes = BoxHead(32)(torch.randn(2, 6, 32), room)
     assert boxes.shape == (2, 6, BOX_VALUES)
-    assert boxes[..., 3:6].min() > 0.5 and boxes[..., 3:6].max() < 20
-    assert torch.isfinite(BoxHead(32)(torch.full((1, 32), 1e4))).all(), "its size is bounded"
+    assert boxes[..., 3:6].min() > 2 and boxes[..., 3:6].max() < 4
+    wild = BoxHead(32)(torch.full((1, 32), 1e4), room[0, :1])
+    assert torch.isfinite(wild).all(), "its size is bounded"
 
 
 def test_generalised_iou_of_hand_worked_boxes():
@@ -64,7 +66,8 @@ def truth() -> TubeTargets:
     nowhere = torch.full((2, 6), torch.nan)
     cup = torch.stack([nowhere[0], torch.tensor([5.0, 5.0, 0.7, 5.1, 5.1, 0.8])])
     none = torch.zeros(0, dtype=torch.int64)
-    return TubeTargets(none, none, 3, torch.stack([boxes_at(WALKER, TIMES)[0], cup, nowhere]), TIMES)
+    boxes = torch.stack([boxes_at(WALKER, TIMES)[0], cup, nowhere])
+    return TubeTargets(none, none, 3, torch.ones(3, dtype=torch.bool), boxes, TIMES)
 
 
 def test_slots_take_the_tubes_that_their_boxes_are():
@@ -98,5 +101,5 @@ def test_gradients_pull_a_box_to_its_tube():
 def test_an_empty_window_still_teaches_presence():
     none = torch.zeros(0, dtype=torch.int64)
     boxes = WALKER.clone().requires_grad_()
-    losses = box_losses(said(boxes), TubeTargets(none, none, 0, torch.zeros(0, 2, 6), TIMES))
+    losses = box_losses(said(boxes), TubeTargets(none, none, 0, none.bool(), torch.zeros(0, 2, 6), TIMES))
     assert losses.box == losses.giou == 0.0 and losses.presence > 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,14 +14,21 @@ from psg4d_ros.config import DecoderConfig
 from psg4d_ros.errors import ConfigError
 from psg4d_ros.model import mask_decoder
 from psg4d_ros.model.mask_decoder import MaskDecoder, MaskOutput
+from psg4d_ros.model.proposals import Proposals
 
-CONFIG = DecoderConfig(num_slots=6, dim=32, heads=4, layers=3)
+CONFIG = DecoderConfig(num_slots=6, proposals=4, dim=32, heads=4, layers=3)
 Inputs = tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def decode(decoder: MaskDecoder, slot_hidden: Tensor | None, *inputs: Tensor) -> MaskOutput:
+    """With the decoder's own proposals. inputs: features and positions of tokens, keys and voxels."""
+    output: MaskOutput = decoder(slot_hidden, decoder.propose(inputs[2], inputs[3]), *inputs)
+    return output
 
 
 def small(config: DecoderConfig = CONFIG) -> MaskDecoder:
@@ -40,7 +50,7 @@ def window(tokens: int, keys: int, voxels: int, slots: int = 6, seed: int = 0) -
 @pytest.mark.parametrize("sizes", [(0, 0, 0), (1, 1, 1), (0, 1, 3), (4, 0, 2), (20, 60, 200)])
 def test_any_number_of_tokens_keys_and_voxels(sizes: tuple[int, int, int], with_language: bool) -> None:
     slot_hidden, *rest = window(*sizes)
-    output = small()(slot_hidden if with_language else None, *rest)
+    output = decode(small(), slot_hidden if with_language else None, *rest)
     assert output.mask_logits.shape == (6, sizes[2]) and output.key_mask_logits.shape == (6, sizes[1])
     assert output.presence_logits.shape == (6,) and output.slot_states.shape == (6, 32)
     assert output.class_embeddings.shape == (6, 24) and output.aux == ()
@@ -54,7 +64,7 @@ def test_an_untrained_decoder_neither_claims_everything_nor_nothing() -> None:
     g = torch.Generator().manual_seed(0)
     sizes = ((40, 128), (300, 64), (2000, 32))
     rows = [f(n, c) for n, c in sizes for f in (lambda n, c: torch.rand(n, c, generator=g), lambda n, _: _places(n, g))]
-    output = decoder(torch.randn(32, 576, generator=g), *rows)
+    output = decode(decoder, torch.randn(40, 576, generator=g), *rows)
     held = (output.mask_logits > 0).float().mean()
     present = output.presence_logits.sigmoid()
     assert 0.02 < held < 0.5
@@ -69,9 +79,9 @@ def _places(count: int, g: torch.Generator) -> Tensor:
 @torch.no_grad()
 def test_voxel_order_carries_over_and_key_order_does_not_matter() -> None:
     decoder, (hidden, tokens, tp, mid, mp, fine, fp) = small(), window(20, 60, 200)
-    output = decoder(hidden, tokens, tp, mid, mp, fine, fp)
+    output = decode(decoder, hidden, tokens, tp, mid, mp, fine, fp)
     t, k, v = torch.randperm(20), torch.randperm(60), torch.randperm(200)
-    other = decoder(hidden, tokens[t], tp[t], mid[k], mp[k], fine[v], fp[v])
+    other = decode(decoder, hidden, tokens[t], tp[t], mid[k], mp[k], fine[v], fp[v])
     expected = (output.mask_logits[:, v], *output[1:4], output.key_mask_logits[:, k])
     for got, want in zip(other[:5], expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
@@ -81,26 +91,28 @@ def test_voxel_order_carries_over_and_key_order_does_not_matter() -> None:
 @pytest.mark.parametrize("index", range(7))
 def test_every_input_counts(index: int) -> None:
     decoder, inputs = small(), list(window(20, 60, 200))
-    before = decoder(*inputs)
+    before = decode(decoder, *inputs)
     changed = inputs[index]
     assert changed is not None
     inputs[index] = changed + 0.3 * torch.randn(changed.shape, generator=torch.Generator().manual_seed(1))
-    after = decoder(*inputs)
+    after = decode(decoder, *inputs)
     assert not torch.allclose(after.mask_logits, before.mask_logits, atol=1e-4)
 
 
 @torch.no_grad()
 def test_the_language_model_enters_through_a_gate() -> None:
     decoder, (hidden, *rest) = small(), window(20, 60, 200)
-    assert not torch.allclose(decoder(hidden, *rest).slot_states, decoder(None, *rest).slot_states, atol=1e-4)
+    assert not torch.allclose(
+        decode(decoder, hidden, *rest).slot_states, decode(decoder, None, *rest).slot_states, atol=1e-4
+    )
     decoder.slot_gate.zero_()
-    torch.testing.assert_close(decoder(hidden, *rest).slot_states, decoder(None, *rest).slot_states)
+    torch.testing.assert_close(decode(decoder, hidden, *rest).slot_states, decode(decoder, None, *rest).slot_states)
 
 
 @torch.no_grad()
 def test_regions_given_as_the_masks_of_slots_are_embedded_as_the_slots_are() -> None:
     decoder, inputs = small(), window(20, 60, 200)
-    output, mid, fine = decoder(*inputs), inputs[3], inputs[5]
+    output, mid, fine = decode(decoder, *inputs), inputs[3], inputs[5]
     shares = output.mask_logits.sigmoid() ** 4, output.key_mask_logits.sigmoid() ** 4
     embeddings = decoder.embed_regions(output.slot_states, fine, shares[0], mid, shares[1])
     torch.testing.assert_close(embeddings, output.class_embeddings)
@@ -133,13 +145,13 @@ def test_a_region_is_embedded_by_the_mean_of_its_own_features() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("index", [3, 5])
 def test_a_slot_is_named_by_what_lies_under_its_mask_at_both_scales(index: int) -> None:
-    decoder, inputs = small(), list(window(20, 60, 200))
+    decoder, inputs = small(replace(CONFIG, proposals=0)), list(window(20, 60, 200))
     decoder.layers = torch.nn.ModuleList()  # states no longer depend on the scene: only pooling does
-    before = decoder(*inputs)
+    before = decode(decoder, *inputs)
     changed = inputs[index]
     assert changed is not None
     inputs[index] = changed.flip(1)
-    after = decoder(*inputs)
+    after = decode(decoder, *inputs)
     assert torch.equal(after.slot_states, before.slot_states)
     assert not torch.allclose(after.class_embeddings, before.class_embeddings, atol=1e-4)
 
@@ -153,18 +165,18 @@ def test_attention_is_closed_outside_the_mask_and_open_for_an_empty_one() -> Non
 @torch.no_grad()
 def test_a_slot_does_not_look_at_voxels_outside_its_mask() -> None:
     """With one layer, a key that a slot's first mask rejects changes nothing of that slot's state."""
-    decoder, inputs = small(DecoderConfig(num_slots=6, dim=32, heads=4, layers=1)), list(window(5, 40, 30))
+    decoder, inputs = small(DecoderConfig(num_slots=6, proposals=4, dim=32, heads=4, layers=1)), list(window(5, 40, 30))
     decoder.train()
-    before = decoder(*inputs)
+    before = decode(decoder, *inputs)
     held = before.aux[0].key_mask_logits > 0
     slot, key = next((s, k) for s in range(6) for k in range(40) if held[s].any() and not held[s, k])
     mixed = [s for s in range(6) if held[s, key] or not held[s].any()]
     decoder.layers[0].itself.out.weight.zero_()  # slots would pass it on to each other
-    before = decoder(*inputs)
+    before = decode(decoder, *inputs)
     mid = inputs[3].clone()
     mid[key] = torch.where(torch.rand(12) > 0.5, mid[key] * 1.01, mid[key])
     inputs[3] = mid
-    after = decoder(*inputs)
+    after = decode(decoder, *inputs)
     torch.testing.assert_close(after.slot_states[slot], before.slot_states[slot], rtol=0, atol=1e-6)
     for s in mixed:
         assert not torch.equal(after.slot_states[s], before.slot_states[s])
@@ -172,8 +184,11 @@ def test_a_slot_does_not_look_at_voxels_outside_its_mask() -> None:
 
 def test_in_training_every_layer_is_supervised_and_gradients_reach_everything() -> None:
     decoder = small().train()
-    inputs = [x.requires_grad_() if x is not None else None for x in window(20, 60, 200)]
-    output = decoder(*inputs)
+    inputs = list(window(20, 60, 200))
+    for places in (2, 4, 6):
+        inputs[places] = inputs[places] * 0.2  # near enough to vote for one another
+    inputs = [x.requires_grad_() if x is not None else None for x in inputs]
+    output = decode(decoder, *inputs)
     assert len(output.aux) == CONFIG.layers
     assert all(a.mask_logits.shape == (6, 200) and a.key_mask_logits.shape == (6, 60) for a in output.aux)
     layers = [list(output[:5])] + [list(a[:4]) for a in output.aux]
@@ -201,14 +216,14 @@ def test_it_learns_to_tell_two_things_apart() -> None:
 
     output: MaskOutput
     for _ in range(40):
-        output = decoder(None, tokens, centres, mid, positions, fine, positions)
+        output = decode(decoder, None, tokens, centres, mid, positions, fine, positions)
         loss = loss_of(output.mask_logits, output.key_mask_logits, output.presence_logits)
         loss = loss + sum(loss_of(a.mask_logits, a.key_mask_logits, a.presence_logits) for a in output.aux)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        output = decoder.eval()(None, tokens, centres, mid, positions, fine, positions)
+        output = decode(decoder.eval(), None, tokens, centres, mid, positions, fine, positions)
     assert torch.equal(output.mask_logits[:2] > 0, truth > 0)
     assert torch.equal(output.presence_logits > 0, present > 0)
 
@@ -218,9 +233,9 @@ def test_it_learns_to_tell_two_things_apart() -> None:
 def test_windows_decoded_together_are_as_if_alone(sizes: tuple[int, int, int], with_language: bool) -> None:
     decoder, windows = small().train(), [window(*sizes, seed=seed) for seed in range(4)]
     slot_hidden, *rest = (torch.stack(x) for x in zip(*windows, strict=True))
-    together = decoder(slot_hidden if with_language else None, *rest)
+    together = decode(decoder, slot_hidden if with_language else None, *rest)
     assert together.mask_logits.shape == (4, 6, sizes[2]) and together.presence_logits.shape == (4, 6)
-    alone = [decoder(hidden if with_language else None, *own) for hidden, *own in windows]
+    alone = [decode(decoder, hidden if with_language else None, *own) for hidden, *own in windows]
     for number, want in enumerate(alone):
         assert len(together.aux) == len(want.aux) == CONFIG.layers
         layers = zip(
@@ -235,10 +250,10 @@ def test_windows_decoded_together_are_as_if_alone(sizes: tuple[int, int, int], w
 def test_any_number_of_batch_dimensions_will_do() -> None:
     decoder, inputs = small(), window(20, 60, 200)
     shares = torch.rand(6, 200), torch.rand(6, 60)
-    alone = decoder(*inputs)
+    alone = decode(decoder, *inputs)
     region = decoder.embed_regions(alone.slot_states, inputs[5], shares[0], inputs[3], shares[1])
     stacked = [x.expand(2, 3, *x.shape) for x in inputs if x is not None]
-    for got, want in zip(decoder(*stacked)[:5], alone[:5], strict=True):
+    for got, want in zip(decode(decoder, *stacked)[:5], alone[:5], strict=True):
         torch.testing.assert_close(got, want.expand_as(got), rtol=1e-5, atol=1e-5)
     states, *shares = (x.expand(2, 3, *x.shape) for x in (alone.slot_states, *shares))
     got = decoder.embed_regions(states, stacked[5], shares[0], stacked[3], shares[1])
@@ -249,9 +264,9 @@ def test_any_number_of_batch_dimensions_will_do() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_agrees(dtype: torch.dtype) -> None:
     decoder, inputs = small(), window(20, 60, 3000)
-    full = decoder(*inputs)
+    full = decode(decoder, *inputs)
     cast = [x.to(dtype) if i in (0, 1, 3, 5) else x for i, x in enumerate(inputs) if x is not None]
-    half = decoder.to(dtype)(*cast)
+    half = decode(decoder.to(dtype), *cast)
     assert half.mask_logits.dtype == dtype
     agree = ((half.mask_logits > 0) == (full.mask_logits > 0)).float().mean()
     assert agree > 0.95 and all(torch.isfinite(x).all() for x in half[:5])
@@ -261,10 +276,14 @@ def test_half_precision_agrees(dtype: torch.dtype) -> None:
 def test_one_exported_graph_serves_every_size() -> None:
     decoder = small()
     s, k, v = (torch.export.Dim(name) for name in "skv")
-    shapes = ({}, {0: s}, {0: s}, {0: k}, {0: k}, {0: v}, {0: v})
-    program = torch.export.export(decoder, window(7, 20, 30), dynamic_shapes=shapes)
+    shapes = ({}, Proposals({}, {}), {0: s}, {0: s}, {0: k}, {0: k}, {0: v}, {0: v})
+
+    def with_proposals(hidden: Tensor, *rest: Tensor) -> tuple[Any, ...]:
+        return hidden, decoder.propose(rest[2], rest[3]), *rest
+
+    program = torch.export.export(decoder, with_proposals(*window(7, 20, 30)), dynamic_shapes=shapes)
     for sizes in ((2, 2, 2), (20, 60, 2000)):
-        inputs = window(*sizes)
+        inputs = with_proposals(*window(*sizes))
         for got, want in zip(program.module()(*inputs)[:5], decoder(*inputs)[:5], strict=True):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from tube_truth import tubes_of
 
 from psg4d_ros.model.mask_decoder import LayerOutput, MaskOutput
 from psg4d_ros.training.mask_losses import NOBODY, TubeTargets, assign, mask_losses, sample_voxels
@@ -80,7 +81,7 @@ def _output(mask_logits: torch.Tensor, presence: torch.Tensor, layers: int = 1) 
 
 def _targets() -> TubeTargets:
     labels = torch.tensor([0, 0, 0, 1, 1, NOBODY])
-    return TubeTargets(labels, labels, 2)
+    return tubes_of(labels, 2)
 
 
 def test_perfect_masks_cost_nothing_and_wrong_ones_a_lot():
@@ -125,7 +126,7 @@ def test_a_window_without_objects_teaches_absence(voxels: int):
     presence = torch.zeros(3, requires_grad=True)
     nothing = torch.full((voxels,), NOBODY, dtype=torch.int64)
     logits = torch.zeros(3, voxels, requires_grad=True)
-    losses = mask_losses(_output(logits, presence), TubeTargets(nothing, nothing, 0))
+    losses = mask_losses(_output(logits, presence), tubes_of(nothing, 0))
     losses.total().backward()
     assert np.isfinite(losses.total().item())
     assert presence.grad is not None and (presence.grad > 0).all()  # descent lowers presence

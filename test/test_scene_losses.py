@@ -29,7 +29,7 @@ def _model() -> PSG4D:
     config = ModelConfig(
         encoder=EncoderConfig(voxel_size_m=0.1, channels=(8, 16, 16, 16)),
         language_model=LanguageModelConfig(adapter_rank=2, max_scene_tokens=64),
-        decoder=DecoderConfig(num_slots=6, dim=32, heads=2, layers=2),
+        decoder=DecoderConfig(num_slots=6, proposals=4, dim=32, heads=2, layers=2),
     )
     torch.manual_seed(0)
     return PSG4D(config, default_vocabulary(), tiny_language_model(adapter_rank=2))

@@ -30,7 +30,8 @@ ALONE = Stage1Recipe(language_model_share=0.0)
 
 def tiny_model(seed=0):
     torch.manual_seed(seed)
-    config = ModelConfig(encoder=EncoderConfig(channels=(8, 8, 8, 8)), decoder=DecoderConfig(num_slots=2, dim=16))
+    decoder = DecoderConfig(num_slots=2, proposals=1, dim=16)
+    config = ModelConfig(encoder=EncoderConfig(channels=(8, 8, 8, 8)), decoder=decoder)
     return PSG4D(config, default_vocabulary(), tiny_language_model(adapter_rank=4))
 
 

@@ -416,7 +416,7 @@ class Slots(nn.Module):
         super().__init__()
         config = ModelConfig(
             encoder=EncoderConfig(channels=(8, 8, 8, 16)),
-            decoder=DecoderConfig(num_slots=4, dim=16, heads=2, layers=1),
+            decoder=DecoderConfig(num_slots=4, proposals=2, dim=16, heads=2, layers=1),
         )
         language_model = tiny_language_model(adapter_rank=2)
         with torch.random.fork_rng(devices=[]):

@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 
 from psg4d_ros.model.label_head import LabelHead
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel, visibility_bias
+from psg4d_ros.model.projector import Projector
 from psg4d_ros.model.prompt import NO_LIST, DescribedObject, list_text, prefix
 
 __all__ = ["Branches", "DescribedObject", "PairQuestion", "SceneChain", "Turn1", "Turn2"]
@@ -168,13 +169,19 @@ class SceneChain(nn.Module):
         self.entry_state = nn.Linear(slot_state_dim, hidden)
         self.entry_gate = nn.Parameter(torch.zeros(()))
         self.label_head = LabelHead(hidden)
+        # Tells a slot which object it stands for.
+        self.proposal_in = Projector(slot_state_dim, hidden, rms)
 
-    def turn1(self, scene_tokens: Tensor) -> Turn1:
-        """Read instruction, scene tokens [S, H] (S may be 0) and the slots; one pass."""
-        return self.turn1_batch(scene_tokens[None])[0]
+    def turn1(self, scene_tokens: Tensor, proposals: Tensor | None = None) -> Turn1:
+        """Read instruction, scene tokens [S, H] (S may be 0) and the slots; one pass.
 
-    def turn1_batch(self, scene_tokens: Tensor) -> list[Turn1]:
-        """Turn 1 of B windows with S scene tokens each, [B, S, H], in one pass. Their caches are views of one."""
+        proposals: [P, d], states of the proposals that the last P slots stand for (see proposals.py).
+        """
+        return self.turn1_batch(scene_tokens[None], None if proposals is None else proposals[None])[0]
+
+    def turn1_batch(self, scene_tokens: Tensor, proposals: Tensor | None = None) -> list[Turn1]:
+        """Turn 1 of B windows with S scene tokens each, [B, S, H], and their proposals [B, P, d], in one pass. Their
+        caches are views of one."""
         lm, device = self.language_model, scene_tokens.device
         text, windows = prefix(lm), len(scene_tokens)
         head, scene, tail, slots = len(text.head), scene_tokens.shape[1], len(text.tail), len(self.slots)
@@ -182,6 +189,9 @@ class SceneChain(nn.Module):
         position = head + 1 + tail
         lm.check_length(position + 1)
         around = [x.expand(windows, -1, -1) for x in (lm.embed(text.head), lm.embed(text.tail), self.slots)]
+        if proposals is not None:
+            known = self.proposal_in(proposals)
+            around[2] = around[2] + pad(known, (0, 0, slots - known.shape[1], 0))
         x = torch.cat([around[0], scene_tokens.float(), *around[1:]], dim=1)
         visible = torch.ones(before + slots, before + slots, dtype=torch.bool, device=device).tril()
         visible[head : head + scene, head : head + scene] = True

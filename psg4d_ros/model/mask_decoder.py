@@ -1,7 +1,9 @@
 """Mask decoder: one mask tube per slot over the voxels of all frames of a window.
 
-Learned queries, moved by the language model's slot states, look at scene tokens and second-level voxels through masked
-cross-attention, and each ends in a mask over the finest voxels, a presence score and an embedding to be named by.
+Queries, moved by the language model's slot states, look at scene tokens and second-level voxels through masked
+cross-attention, and each ends in a mask over the finest voxels, a presence score and an embedding to be named by. The
+first queries are learned and free to be anything, floors and walls above all; the last start from object proposals and
+take in what votes for their place (see proposals.py).
 Windows of equal sizes go through in one call: [*, N, C] below stands for any leading batch dimensions, none included.
 No step depends on data in Python, and any number of tokens, keys and voxels (0 included) runs through the same graph.
 With ``config.boxes`` (an ablation) queries end in boxes instead, and what lies in its box is a slot's "mask".
@@ -20,8 +22,9 @@ from torch.nn import functional as F
 
 from psg4d_ros.config import DecoderConfig
 from psg4d_ros.errors import ConfigError
-from psg4d_ros.model.box_head import BoxHead, box_logits
+from psg4d_ros.model.box_head import ROOM_ANCHOR, BoxHead, box_logits, locality_logits
 from psg4d_ros.model.position import FourierPosition
+from psg4d_ros.model.proposals import ProposalHead, Proposals
 
 # How much of the language model's slot state enters a query before training.
 _INITIAL_GATE = 0.1
@@ -29,6 +32,9 @@ _INITIAL_GATE = 0.1
 _INITIAL_PRESENCE_LOGIT = -0.5
 _INITIAL_MASK_LOGIT = -1.0
 _INITIAL_MASK_SCALE = 1.5
+# A voxel that votes for a point one half size off its box's middle is in doubt.
+_INITIAL_SHARPNESS = 2.0
+_VOTE_HIDDEN = 64
 # What a voxel gives to its slot's class is its mask probability to this power. With the probability itself, the 40,000
 # voxels of a room that a mask rejects at 0.02 each outweigh the 20 of the cup that it holds; so, they weigh 0.006.
 _POOL_POWER = 4
@@ -98,6 +104,22 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(-3, -2).flatten(-2))
 
 
+class _Region(NamedTuple):
+    """What slots claim: boxes float32[*, Q, 9]; mask queries [*, Q, dim], None where boxes stand in place of masks."""
+
+    boxes: Tensor
+    queries: Tensor | None
+
+
+class _Ground(NamedTuple):
+    """Voxels as regions are compared with them: positions float32[*, V, 4], mask features [*, V, dim] (None where boxes
+    stand in place of masks), votes float32[*, V, 4] middle and time."""
+
+    positions: Tensor
+    features: Tensor | None
+    votes: Tensor
+
+
 class DecoderLayer(nn.Module):
     """Masked cross-attention, self-attention, feed-forward; each normalised after its residual."""
 
@@ -111,18 +133,21 @@ class DecoderLayer(nn.Module):
         self.feed_norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, place: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
-        """x [*, Q, D] query states, place [Q, D] learned positions; keys [*, N, D]; bias [*, Q, N] -> [*, Q, D]."""
+        """x [*, Q, D] query states, place [*, Q, D] their positions; keys [*, N, D]; bias [*, Q, N] -> [*, Q, D]."""
         x = self.cross_norm(x + self.cross(x + place, keys, keys, bias))
         x = self.itself_norm(x + self.itself(x + place, x + place, x))
         return self.feed_norm(x + self.feed(x))
 
 
 class MaskDecoder(nn.Module):
-    """See the module's text. Raises ConfigError when ``config.heads`` does not divide ``config.dim``.
+    """See the module's text. Raises ConfigError when ``config.heads`` does not divide ``config.dim``, or there are more
+    proposals than slots.
 
     fine_dim, mid_dim, token_dim: channels of the encoder's outputs. slot_dim: width of the language model's hidden
     states. phrase_dim: width of the phrase embeddings that slots are named with.
     """
+
+    anchors: Tensor
 
     def __init__(
         self, config: DecoderConfig, fine_dim: int, mid_dim: int, token_dim: int, slot_dim: int, phrase_dim: int
@@ -131,8 +156,13 @@ class MaskDecoder(nn.Module):
         dim = config.dim
         if dim % config.heads:
             raise ConfigError(f"decoder.dim is {dim}, expected a multiple of decoder.heads = {config.heads}")
+        if config.proposals > config.num_slots:
+            raise ConfigError(
+                f"decoder.proposals is {config.proposals}, more than decoder.num_slots = {config.num_slots}"
+            )
         self.config = config
         self.position = FourierPosition()
+        self.proposal_head = ProposalHead(mid_dim, dim, config.proposals)
         self.queries = nn.Parameter(torch.randn(config.num_slots, dim))
         self.places = nn.Parameter(torch.randn(config.num_slots, dim))
         self.slot_in = nn.Sequential(nn.LayerNorm(slot_dim), nn.Linear(slot_dim, dim))
@@ -152,14 +182,29 @@ class MaskDecoder(nn.Module):
         self.mask_query = _mlp(dim, dim, dim)
         self.mask_scale = nn.Parameter(torch.tensor(_INITIAL_MASK_SCALE))
         self.mask_bias = nn.Parameter(torch.tensor(_INITIAL_MASK_LOGIT))
+        self.vote = _mlp(fine_dim, _VOTE_HIDDEN, 3)
+        self.sharpness = nn.Parameter(torch.tensor(_INITIAL_SHARPNESS))
+        self.box_head = BoxHead(dim)
+        anchors = torch.tensor(ROOM_ANCHOR).expand(config.num_slots - config.proposals, -1)
+        self.register_buffer("anchors", anchors.clone(), persistent=False)
         self.presence = nn.Linear(dim, 1)
         nn.init.constant_(self.presence.bias, _INITIAL_PRESENCE_LOGIT)
         self.class_out = _mlp(dim + fine_dim + mid_dim, 2 * dim, phrase_dim)
-        self.box_head = BoxHead(dim) if config.boxes else None
+
+    def propose(self, mid: Tensor, mid_positions: Tensor) -> Proposals:
+        """The objects that the last slots start from. mid, mid_positions: as ``forward`` takes them."""
+        proposals: Proposals = self.proposal_head(mid, mid_positions)
+        return proposals
+
+    def fine_offsets(self, fine: Tensor) -> Tensor:
+        """float32[*, V, 3]: from finest voxels [*, V, fine_dim] to the middles of their objects, metres."""
+        offsets: Tensor = self.vote(self.fine_norm(fine)).float()
+        return offsets
 
     def forward(
         self,
         slot_hidden: Tensor | None,
+        proposals: Proposals,
         tokens: Tensor,
         token_positions: Tensor,
         mid: Tensor,
@@ -170,38 +215,47 @@ class MaskDecoder(nn.Module):
         """Decode one window, or several of equal S, K and V.
 
         slot_hidden [*, Q, slot_dim], or None to run without the language model; without ``config.reads_slots`` it is
-        not looked at. tokens [*, S, token_dim], mid
-        [*, K, mid_dim] (keys) and fine [*, V, fine_dim], each with positions float32[*, ., 4]: x, y, z metres in the
-        core frame's axes and t seconds relative to the newest frame.
+        not looked at. proposals: those of ``propose``. tokens [*, S, token_dim], mid [*, K, mid_dim] (keys) and fine
+        [*, V, fine_dim], each with positions float32[*, ., 4]: x, y, z metres in the core frame's axes and t seconds
+        relative to the newest frame.
         """
         dtype, batch = self.queries.dtype, fine.shape[:-2]
+        key_offsets = self.proposal_head.vote(mid).offset
         tokens, mid, fine = self.token_norm(tokens), self.mid_norm(mid), self.fine_norm(fine)
         token_keys = self.token_in(torch.cat((tokens, self.position(token_positions, dtype)), dim=-1))
         mid_keys = self.mid_in(torch.cat((mid, self.position(mid_positions, dtype)), dim=-1))
         keys = self.key_norm(torch.cat((self.sink.expand(*batch, 1, -1), token_keys, mid_keys), dim=-2))
-        fine_masks, key_masks = fine_positions, mid_positions
-        if self.box_head is None:
-            fine_masks = _unit(self.mask_features(torch.cat((fine, self.position(fine_positions, dtype)), dim=-1)))
-            key_masks = _unit(self.key_mask_features(mid_keys))
+        own = (
+            None
+            if self.config.boxes
+            else self.mask_features(torch.cat((fine, self.position(fine_positions, dtype)), -1))
+        )
+        fine_ground = _ground(fine_positions, own, self.vote(fine))
+        own = None if self.config.boxes else self.key_mask_features(mid_keys)
+        key_ground = _ground(mid_positions, own, key_offsets)
         always_open = keys.new_zeros(self.config.num_slots, 1).expand(*batch, -1, 1 + tokens.shape[-2])
+        anchors = torch.cat((self.anchors.float().expand(*batch, -1, -1), proposals.anchors), dim=-2)
 
-        x = self.queries.expand(*batch, -1, -1)
+        free = proposals.states.new_zeros(*batch, len(self.anchors), self.config.dim)
+        started = torch.cat((free, proposals.states), dim=-2)
+        x, places = self.queries + started, self.places + started
         if slot_hidden is not None and self.config.reads_slots:
             x = x + self.slot_gate * self.slot_in(slot_hidden)
         aux: list[LayerOutput] = []
         for layer in self.layers:
             state = self.query_norm(x)
-            region = self._region(state)
-            key_logits = self._region_logits(region, key_masks)
+            region = self._region(state, anchors)
+            key_logits = self._region_logits(region, key_ground)
             if self.training:
-                aux.append(self._outputs(state, self._region_logits(region, fine_masks), key_logits, fine, mid, region))
+                masks = self._region_logits(region, fine_ground)
+                aux.append(self._outputs(state, masks, key_logits, fine, mid, region))
             # Scene tokens and the sink carry the whole scene and stay open; voxels outside the slot's mask are closed.
             bias = torch.cat((always_open, _attention_bias(key_logits.detach())), dim=-1)
-            x = layer(x, self.places, keys, bias)
+            x = layer(x, places, keys, bias)
         state = self.query_norm(x)
-        region = self._region(state)
-        key_logits = self._region_logits(region, key_masks)
-        last = self._outputs(state, self._region_logits(region, fine_masks), key_logits, fine, mid, region)
+        region = self._region(state, anchors)
+        key_logits = self._region_logits(region, key_ground)
+        last = self._outputs(state, self._region_logits(region, fine_ground), key_logits, fine, mid, region)
         return MaskOutput(
             last.mask_logits, last.presence_logits, state, last.class_embeddings, key_logits, tuple(aux), last.boxes
         )
@@ -220,19 +274,22 @@ class MaskDecoder(nn.Module):
         embeddings: Tensor = self.class_out(torch.cat((state, _pool(fine_share, fine), _pool(mid_share, mid)), dim=-1))
         return embeddings
 
-    def _region(self, state: Tensor) -> Tensor:
-        """Boxes float32[*, Q, 9]; or mask queries [*, Q, dim], scaled so that products with unit mask features are
-        logits of a few units, in any precision."""
-        if self.box_head is not None:
-            boxes: Tensor = self.box_head(state)
-            return boxes
-        return _unit(self.mask_query(state)) * (self.mask_scale / math.sqrt(state.shape[-1]))
+    def _region(self, state: Tensor, anchors: Tensor) -> _Region:
+        """Mask queries are scaled so that products with unit mask features are logits of a few units, in any
+        precision."""
+        boxes = self.box_head(state, anchors)
+        if self.config.boxes:
+            return _Region(boxes, None)
+        return _Region(boxes, _unit(self.mask_query(state)) * (self.mask_scale / math.sqrt(state.shape[-1])))
 
-    def _region_logits(self, region: Tensor, of: Tensor) -> Tensor:
-        """of: voxels' positions where regions are boxes, else their mask features."""
-        if self.box_head is not None:
-            return box_logits(region, of)
-        return region @ of.transpose(-2, -1) + self.mask_bias
+    def _region_logits(self, region: _Region, ground: _Ground) -> Tensor:
+        """[*, Q, V]: what each slot takes of the voxels."""
+        if region.queries is None or ground.features is None:
+            return box_logits(region.boxes, ground.positions)
+        logits = region.queries @ ground.features.transpose(-2, -1) + self.mask_bias
+        free = len(self.anchors)
+        near = locality_logits(region.boxes[..., free:, :], ground.votes, self.sharpness.float()).to(logits.dtype)
+        return torch.cat((logits[..., :free, :], logits[..., free:, :] + near), dim=-2)
 
     def _outputs(
         self,
@@ -241,16 +298,21 @@ class MaskDecoder(nn.Module):
         key_logits: Tensor,
         fine: Tensor,
         mid: Tensor,
-        region: Tensor | None = None,
+        region: _Region | None = None,
     ) -> LayerOutput:
         fine_share, mid_share = (logits.float().sigmoid() ** _POOL_POWER for logits in (mask_logits, key_logits))
         embeddings = self._embed(state, fine_share, fine, mid_share, mid)
-        boxes = None if self.box_head is None else region
+        boxes = region.boxes if region is not None and self.config.boxes else None
         return LayerOutput(mask_logits, key_logits, self.presence(state)[..., 0], embeddings, boxes)
 
 
 def _mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, out_dim))
+
+
+def _ground(positions: Tensor, features: Tensor | None, offset: Tensor) -> _Ground:
+    votes = torch.cat((positions[..., :3] + offset.float(), positions[..., 3:]), dim=-1)
+    return _Ground(positions, None if features is None else _unit(features), votes)
 
 
 def _unit(x: Tensor) -> Tensor:

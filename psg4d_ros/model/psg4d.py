@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from psg4d_ros.config import ModelConfig, switched
-from psg4d_ros.model.box_head import BoxHead
 from psg4d_ros.model.chain import SceneChain
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.geometry import DEPTH_COLUMNS, GEOMETRY_NAMES, MOTION_NAMES
 from psg4d_ros.model.language_model import LanguageModel
 from psg4d_ros.model.mask_decoder import MaskDecoder, MaskOutput
 from psg4d_ros.model.projector import Projector
+from psg4d_ros.model.proposals import Proposals
 from psg4d_ros.model.relation_head import RelationHead
 from psg4d_ros.model.sparse_encoder import SparseEncoder, pool_tokens
 from psg4d_ros.model.temporal import TemporalAggregator, select_tokens
@@ -35,7 +35,8 @@ class WindowTokens:
 
     tokens: [S, C] aggregated scene tokens, positions [S, 4]. mid: [K, C_mid] second-level voxels, mid_positions [K, 4].
     fine: [V, C_fine] finest voxels of all frames in order, fine_positions [V, 4]. Tokens and second-level voxels are
-    what is attended to, sampled to a number that the configuration fixes; masks cover all voxels.
+    what is attended to, sampled to a number that the configuration fixes; masks cover all voxels. proposals: the
+    objects that slots start from.
     """
 
     tokens: torch.Tensor
@@ -44,6 +45,7 @@ class WindowTokens:
     mid_positions: torch.Tensor
     fine: torch.Tensor
     fine_positions: torch.Tensor
+    proposals: Proposals
 
 
 def window_positions(centers: torch.Tensor, times_s: torch.Tensor, middle: torch.Tensor) -> torch.Tensor:
@@ -96,13 +98,8 @@ class PSG4D(nn.Module):
         return self.chain.language_model
 
     def switch(self, wanted: ModelConfig) -> None:
-        """Turn on the ablations of ``wanted``, in place; the shape stays, and so does what is ablated already.
-
-        A head for boxes starts from weights that torch's global generator draws.
-        """
+        """Turn on the ablations of ``wanted``, in place; the shape stays, and so does what is ablated already."""
         config = switched(self.config, wanted)
-        if config.decoder.boxes and self.decoder.box_head is None:
-            self.decoder.box_head = BoxHead(config.decoder.dim).to(self.device)
         self.config, self.decoder.config, self.chain.chained = config, config.decoder, config.chained
 
     def trained_state(self) -> dict[str, torch.Tensor]:
@@ -152,9 +149,12 @@ class PSG4D(nn.Module):
         fine = torch.cat([f.fine for f in frames])
         fine_positions = positions([f.fine_centers for f in frames])
         tokens = self.temporal(tokens, token_positions)
-        return WindowTokens(tokens, token_positions, mid, mid_positions, fine, fine_positions)
+        proposals = self.decoder.propose(mid, mid_positions)
+        return WindowTokens(tokens, token_positions, mid, mid_positions, fine, fine_positions, proposals)
 
     def decode_masks(self, slot_hidden: torch.Tensor | None, window: WindowTokens) -> MaskOutput:
         """One mask tube per slot over all fine voxels of the window. slot_hidden: [Q, H] or None."""
         w = window
-        return self.decoder(slot_hidden, w.tokens, w.positions, w.mid, w.mid_positions, w.fine, w.fine_positions)
+        return self.decoder(
+            slot_hidden, w.proposals, w.tokens, w.positions, w.mid, w.mid_positions, w.fine, w.fine_positions
+        )

@@ -114,7 +114,8 @@ class WindowPredictor:
         turn1: Turn1 | None = None
         if config.use_language_model:
             with clock.stage("turn1"):
-                turn1 = ask(lambda: self.model.chain.turn1(self.model.projector(tokens.tokens)))
+                scene, proposed = tokens.tokens, tokens.proposals.states
+                turn1 = ask(lambda: self.model.chain.turn1(self.model.projector(scene), proposed))
         else:
             failures.append("switched off")
         with clock.stage("masks"):

@@ -78,9 +78,8 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
 def box_losses(output: MaskOutput, targets: TubeTargets, class_log_probs: Tensor | None = None) -> BoxLosses:
     """Losses of all layers, averaged over layers. class_log_probs: [Q, T] of the last layer, see ``assign``.
 
-    output: with boxes; targets: with boxes.
+    output: with boxes.
     """
-    assert targets.boxes is not None and targets.times_s is not None
     last = output.last()
     box, giou, presence = [], [], []
     for layer in (*output.aux, last):

@@ -29,15 +29,16 @@ class TubeTargets:
     """The true tubes of a window, T of them.
 
     fine: int64[V] index of the tube of each finest voxel (of those that are compared), or NOBODY. keys: int64[K] the
-    same for the second-level keys. Where slots are boxes, also boxes float32[T, F, 6], see ``box_losses.tube_boxes``,
-    and times_s float32[F] of the frames.
+    same for the second-level keys. is_thing: bool[T]. boxes: float32[T, F, 6], see ``box_losses.tube_boxes``. times_s:
+    float32[F] of the frames.
     """
 
     fine: Tensor
     keys: Tensor
     count: int
-    boxes: Tensor | None = None
-    times_s: Tensor | None = None
+    is_thing: Tensor
+    boxes: Tensor
+    times_s: Tensor
 
 
 class Assignment(NamedTuple):

@@ -7,12 +7,13 @@ too (to a cap), and masks are compared on a sample of voxels anyway.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from psg4d_ros.model.mask_decoder import MaskOutput
+from psg4d_ros.model.proposals import Proposals
 from psg4d_ros.model.psg4d import PSG4D, window_positions
 from psg4d_ros.model.sparse_encoder import pool_tokens
 from psg4d_ros.training.box_losses import tube_boxes
@@ -26,8 +27,8 @@ class SceneBatch:
     """B windows as the mask decoder reads them.
 
     tokens [B, S, C] scene tokens after the temporal aggregator, mid [B, K, C_1] second-level voxels, fine [B, V, C_0]
-    finest voxels, each with positions float32[B, ., 4] (x, y, z metres, t seconds <= 0). targets: per window the tubes
-    of these very voxels.
+    finest voxels, each with positions float32[B, ., 4] (x, y, z metres, t seconds <= 0). proposals: of the B windows.
+    targets: per window the tubes of these very voxels.
     """
 
     tokens: Tensor
@@ -36,12 +37,20 @@ class SceneBatch:
     mid_positions: Tensor
     fine: Tensor
     fine_positions: Tensor
+    proposals: Proposals
     targets: tuple[TubeTargets, ...]
 
     def decode(self, model: PSG4D, slot_hidden: Tensor | None) -> MaskOutput:
         """Mask tubes of all windows; slot_hidden [B, Q, H] or None. The fields have B in front."""
         return model.decoder(
-            slot_hidden, self.tokens, self.positions, self.mid, self.mid_positions, self.fine, self.fine_positions
+            slot_hidden,
+            self.proposals,
+            self.tokens,
+            self.positions,
+            self.mid,
+            self.mid_positions,
+            self.fine,
+            self.fine_positions,
         )
 
 
@@ -85,26 +94,26 @@ def encode_windows(
     token_rows = _equal([_draw(n, most, generator, device) for n in token_counts], generator)
 
     mid_tubes = [w.mid_tube.to(device)[r] for w, r in zip(windows, key_rows, strict=True)]
-    targets = tuple(
-        TubeTargets(tubes[r], keys, len(w.truth.labels))
-        for w, tubes, r, keys in zip(windows, fine_tubes, fine_rows, mid_tubes, strict=True)
-    )
-    if model.config.decoder.boxes:
-        everywhere = place.each(fine_centers, joined.frame[0].split(counts[0]))
-        targets = tuple(
-            _with_boxes(target, w.times_s.to(device), tubes, at, model.config.encoder.voxel_size_m / 2)
-            for target, w, tubes, at in zip(targets, windows, fine_tubes, everywhere, strict=True)
-        )
+    margin_m = model.config.encoder.voxel_size_m / 2
+    everywhere = place.each(fine_centers, joined.frame[0].split(counts[0]))
+    targets = []
+    for w, tubes, r, keys, at in zip(windows, fine_tubes, fine_rows, mid_tubes, everywhere, strict=True):
+        count, times_s = len(w.truth.labels), w.times_s.to(device)
+        boxes = tube_boxes(at, tubes, times_s, count, margin_m)
+        targets.append(TubeTargets(tubes[r], keys, count, w.truth.is_thing.to(device), boxes, times_s))
     position = place.of(token_centers.split(token_counts), token_frame.split(token_counts), token_rows)
     tokens = model.temporal(_take(tokens.split(token_counts), token_rows), position)
+    mid = _take(mid.split(counts[1]), key_rows)
+    mid_positions = place.of(joined.centers[1].split(counts[1]), joined.frame[1].split(counts[1]), key_rows)
     return SceneBatch(
         tokens=tokens,
         positions=position,
-        mid=_take(mid.split(counts[1]), key_rows),
-        mid_positions=place.of(joined.centers[1].split(counts[1]), joined.frame[1].split(counts[1]), key_rows),
+        mid=mid,
+        mid_positions=mid_positions,
         fine=_take(fine.split(counts[0]), fine_rows),
         fine_positions=place.of(fine_centers, joined.frame[0].split(counts[0]), fine_rows),
-        targets=targets,
+        proposals=model.decoder.propose(mid, mid_positions),
+        targets=tuple(targets),
     )
 
 
@@ -126,11 +135,6 @@ class _Places:
                 for c, f, r, middle in zip(centers, frames, rows, self.middles, strict=True)
             ]
         )
-
-
-def _with_boxes(targets: TubeTargets, times_s: Tensor, tubes: Tensor, at: Tensor, margin_m: float) -> TubeTargets:
-    """The targets of a window with the boxes of its tubes. tubes: int64[V], at: float32[V, 4] of all finest voxels."""
-    return replace(targets, boxes=tube_boxes(at, tubes, times_s, targets.count, margin_m), times_s=times_s)
 
 
 def _draw(total: int, most: int, generator: torch.Generator, device: torch.device) -> Tensor:

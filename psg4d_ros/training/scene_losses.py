@@ -27,6 +27,7 @@ from psg4d_ros.training.object_losses import (
     read_objects,
     score_names,
 )
+from psg4d_ros.training.proposal_losses import proposal_losses
 from psg4d_ros.training.relation_losses import AskedPairs, relation_losses
 from psg4d_ros.training.scene_answers import object_answers, relation_answers
 from psg4d_ros.training.scene_batch import encode_windows
@@ -50,7 +51,8 @@ class SceneRecipe:
     attribute_weight: float = knob(4.0, "weight of attributes", low=0.0, high=100.0)
     relation_weight: float = knob(0.5, "weight of predicates, summed over predicates per pair", low=0.0, high=100.0)
     span_weight: float = knob(1.0, "weight of when a relation holds", low=0.0, high=100.0)
-    voxel_weight: float = knob(1.0, "weight of the names and offsets of single voxels", low=0.0, high=100.0)
+    voxel_weight: float = knob(1.0, "weight of the names of single voxels", low=0.0, high=100.0)
+    proposal_weight: float = knob(2.0, "weight of the votes that slots start from", low=0.0, high=100.0)
     answer_weight: float = knob(0.3, "weight of written answers", low=0.0, high=100.0)
     geometry_lr: float = knob(8e-4, "learning rate of encoder, aggregator and mask decoder", low=0.0, high=1.0)
     text_lr: float = knob(8e-4, "learning rate of projector, slots and heads", low=0.0, high=1.0)
@@ -89,7 +91,7 @@ class SceneLosses(nn.Module):
         the pipeline."""
         model, recipe = self.model, self.recipe
         geometry = (model.encoder, model.temporal, model.decoder, self.voxel_heads) if self._masks_learn else ()
-        text: list[nn.Module] = [model.projector, model.chain.label_head]
+        text: list[nn.Module] = [model.projector, model.chain.proposal_in, model.chain.label_head]
         loose = [model.chain.slots]
         if recipe.relations:
             text += [model.chain.pair_embedding, model.chain.entry_state, model.relation_head]
@@ -114,7 +116,8 @@ class SceneLosses(nn.Module):
             samples = {"fine_samples": recipe.fine_samples, "key_samples": recipe.key_samples}
             batch = encode_windows(model, windows, **samples, generator=generator)
         tokens = batch.tokens.detach() if self._pipeline else batch.tokens
-        turn1s = model.chain.turn1_batch(model.projector(tokens)) if with_language_model else []
+        proposed = batch.proposals.states.detach() if self._pipeline else batch.proposals.states
+        turn1s = model.chain.turn1_batch(model.projector(tokens), proposed) if with_language_model else []
         hidden = torch.stack([t.slot_hidden for t in turn1s]) if turn1s else None
         with torch.set_grad_enabled(self._masks_learn and torch.is_grad_enabled()):
             output = batch.decode(model, hidden)
@@ -136,8 +139,10 @@ class SceneLosses(nn.Module):
         }
         if self._masks_learn and recipe.voxel_weight:
             labels = [class_targets(tuple(self.words.classes), w.truth).to(weight.device) for w in windows]
-            name, offset = self.voxel_heads(batch, labels, self.class_weight)
-            losses |= {"voxel_class": recipe.voxel_weight * name, "voxel_offset": recipe.voxel_weight * offset}
+            losses["voxel_class"] = recipe.voxel_weight * self.voxel_heads(batch, labels, self.class_weight)
+        if self._masks_learn:
+            votes = proposal_losses(model.decoder, batch)
+            losses |= {name: recipe.proposal_weight * loss for name, loss in votes._asdict().items()}
         turn2s: list[Turn2] = []
         asked: list[AskedPairs] = []
         if recipe.relations:

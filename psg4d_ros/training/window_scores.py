@@ -63,7 +63,8 @@ def read_windows(
     config, generator = InferenceConfig(), torch.Generator().manual_seed(0)
     for window in windows:
         batch = encode_windows(model, [window], fine_samples=None, key_samples=None, generator=generator)
-        turn1 = model.chain.turn1(model.projector(batch.tokens[0])) if language_model else None
+        proposed = batch.proposals.states[0]
+        turn1 = model.chain.turn1(model.projector(batch.tokens[0]), proposed) if language_model else None
         hidden = None if turn1 is None else turn1.slot_hidden
         output = of_window(batch.decode(model, None if hidden is None else hidden[None]), 0)
         scores = score_names(model, hidden, output.class_embeddings, words)
