@@ -383,9 +383,10 @@ def test_sizes_that_are_left_open_follow_the_machine():
 def test_two_processes_share_the_batch_and_learn_the_same(tmp_path):
     """As on two GPUs, here on the CPU."""
     script = str(Path(__file__).with_name("toy_stage.py"))
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    command = [sys.executable, *launch, script, str(tmp_path / "two"), "30"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [sys.executable, *launch, script, str(tmp_path / "two"), "30", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     stage = toy_stage(steps=30)
     train(stage, tmp_path / "one")

@@ -58,4 +58,7 @@ def train(stage: Stage, folder: Path, **options) -> StageResult:
 
 
 if __name__ == "__main__":
+    processes = int(sys.argv[3]) if len(sys.argv) > 3 else 1
+    if Accelerator(cpu=True).num_processes != processes:
+        sys.exit(f"expected {processes} processes")
     train(toy_stage(steps=int(sys.argv[2])), Path(sys.argv[1]), save_every_s=0.0)
