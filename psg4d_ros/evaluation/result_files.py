@@ -1,4 +1,4 @@
-"""Result files: JSON, written whole or not at all."""
+"""Result files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ def check_writable(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all: to a temporary file beside ``path``, then renamed over it.
+    """Write JSON whole or not at all; see write_text."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: to a temporary file beside ``path``, then renamed over it.
 
     Raises Psg4dError when the file cannot be written; nothing is left behind then.
     """
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
