@@ -130,3 +130,17 @@ def test_a_window_without_objects_teaches_absence(voxels: int):
     losses.total().backward()
     assert np.isfinite(losses.total().item())
     assert presence.grad is not None and (presence.grad > 0).all()  # descent lowers presence
+
+
+def test_presence_says_how_well_the_mask_agrees_with_its_tube():
+    """A mask that holds one of a tube's two voxels, and nothing else: an IoU of one half."""
+    labels = torch.tensor([0, 0, NOBODY, NOBODY])
+    logits = torch.tensor([[9.0, -9.0, -9.0, -9.0]])
+
+    def pull(presence: float) -> float:
+        value = torch.tensor([presence], requires_grad=True)
+        mask_losses(_output(logits, value), tubes_of(labels, 1)).presence.backward()
+        return float(value.grad)
+
+    assert pull(0.0) == pytest.approx(0.0, abs=1e-6)
+    assert pull(1.0) > 0 > pull(-1.0)

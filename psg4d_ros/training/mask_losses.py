@@ -133,7 +133,8 @@ def mask_losses(output: MaskOutput, targets: TubeTargets, class_log_probs: Tenso
             b, d = _compare(logits[assignment.slots], masks[assignment.tubes])
             bce.append(b)
             dice.append(d)
-        presence.append(presence_loss(layer.presence_logits, assignment.slots))
+        quality = _iou(layer.mask_logits[assignment.slots], fine[assignment.tubes])
+        presence.append(presence_loss(layer.presence_logits, assignment.slots, quality))
     return MaskLosses(torch.stack(bce).mean(), torch.stack(dice).mean(), torch.stack(presence).mean(), assignment)
 
 
@@ -153,10 +154,23 @@ def _compare(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     return bce, dice.mean()
 
 
-def presence_loss(logits: Tensor, matched: Tensor) -> Tensor:
-    """Binary cross-entropy over all slots; an empty one counts EMPTY_SLOT_WEIGHT."""
+def _iou(logits: Tensor, masks: Tensor) -> Tensor:
+    """float32[M] without gradient, of M pairs [M, S]: how well what a mask holds agrees with the truth."""
+    with torch.no_grad():
+        held = (logits > 0).float()
+        both = (held * masks).sum(1)
+        return both / (held.sum(1) + masks.sum(1) - both).clamp(min=1)
+
+
+def presence_loss(logits: Tensor, matched: Tensor, quality: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy over all slots; an empty one counts EMPTY_SLOT_WEIGHT.
+
+    quality: float32[M] of the matched slots, the IoU of each with its tube, which is what its presence is to say: of
+    two slots on one object the better one is to be kept, and a poor mask to be left out. None: all are right.
+    """
     target = torch.zeros_like(logits, dtype=torch.float32)
-    target[matched] = 1.0
-    weight = torch.where(target > 0, 1.0, EMPTY_SLOT_WEIGHT)
+    target[matched] = 1.0 if quality is None else quality
+    weight = torch.full_like(target, EMPTY_SLOT_WEIGHT)
+    weight[matched] = 1.0
     losses = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
     return (losses * weight).sum() / weight.sum()
