@@ -204,6 +204,10 @@ def _is_static(topic: str) -> bool:
     return topic.rsplit("/", 1)[-1] == "tf_static"
 
 
+def _is_latched(topic: str) -> bool:
+    return _is_static(topic) or topic.rsplit("/", 1)[-1] == "label_info"
+
+
 def _reason(error: BaseException) -> str:
     return f"{error}".rstrip(".") or type(error).__name__
 
@@ -240,7 +244,8 @@ class open_bag:
 
 
 class BagWriter:
-    """Context manager that writes a rosbag2 folder, whole or not at all.
+    """Context manager that writes a rosbag2 folder, or, where the name ends in ``.mcap``, that single file. Whole or not
+    at all.
 
     Everything goes into a hidden folder beside ``path``, which takes the final name when the block ends well and is
     removed when it ends with an exception. A process that is killed leaves the hidden folder, never half a bag.
@@ -252,6 +257,9 @@ class BagWriter:
         if storage not in _STORAGES:
             raise DatasetError(f"storage is {storage!r}, expected one of {', '.join(_STORAGES)}")
         self.path = Path(path)
+        self._file = self.path.suffix == ".mcap"
+        if self._file and storage != "mcap":
+            raise DatasetError(f"{path} is to hold {storage}, expected a name without .mcap")
         self._storage = _STORAGES[storage]
         self._overwrite = overwrite
         self._folder: Path | None = None
@@ -265,11 +273,16 @@ class BagWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
             # The files inside are named after their folder, so that has its final name from the start.
-            self._writer = Writer(self._folder / self.path.name, version=9, storage_plugin=self._storage)
+            self._writer = Writer(self._folder / self._name, version=9, storage_plugin=self._storage)
             self._writer.open()
         except OSError as error:
             raise DatasetError(f"{self.path} cannot be written: {error}") from error
         return self
+
+    @property
+    def _name(self) -> str:
+        """Of the folder, and of the file in it."""
+        return self.path.stem if self._file else self.path.name
 
     def write(self, topic: str, message: Any, stamp_ns: int) -> None:
         """Append a message (of bag_types()) under ``topic``. stamp_ns: its time of recording, nanoseconds."""
@@ -284,7 +297,7 @@ class BagWriter:
         try:
             if connection is None:
                 connection = self._connections[topic] = self._writer.add_connection(
-                    topic, message_type, typestore=_typestore(), offered_qos_profiles=[_qos(latched=_is_static(topic))]
+                    topic, message_type, typestore=_typestore(), offered_qos_profiles=[_qos(latched=_is_latched(topic))]
                 )
             elif connection.msgtype != message_type:
                 raise DatasetError(f"{topic} holds {connection.msgtype}, cannot take a {message_type} as well")
@@ -306,7 +319,8 @@ class BagWriter:
             writer.close()
             if self.path.exists() and self._overwrite:
                 os.replace(self.path, folder / ".replaced")
-            os.rename(folder / self.path.name, self.path)
+            made = folder / self._name
+            os.rename(made / f"{self._name}.mcap" if self._file else made, self.path)
         except OSError as failure:
             raise DatasetError(f"{self.path} cannot be written: {failure}") from failure
         finally:

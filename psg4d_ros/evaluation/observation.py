@@ -170,7 +170,7 @@ def _watch(
             raise ValueError("the pipeline's window is not the one that frames are evaluated by")
         if not evaluated[number]:
             continue
-        true = _columns(recording, number, labelled, column)
+        true = true_columns(recording, number, labelled, column)
         predicted = true
         if said is not None and graph is not None:
             seen = said.add(graph)
@@ -215,7 +215,7 @@ def _check_frame(recording: Recording, number: int, labelled: LabelledFrame) -> 
         )
 
 
-def _columns(recording: Recording, number: int, labelled: LabelledFrame, column: dict[int, int]) -> Int64:
+def true_columns(recording: Recording, number: int, labelled: LabelledFrame, column: dict[int, int]) -> Int64:
     """int64[N]: whose each point is, 0 = nobody's, i + 1 = the recording's object i."""
     ids, inverse = np.unique(labelled.instance, return_inverse=True)
     unknown = [int(i) for i in ids if i and int(i) not in column]

@@ -59,6 +59,10 @@ class GraphCollector:
         found = order[np.searchsorted(tracks[order], graph.cloud.track_id.astype(np.int64))]
         return columns[found]
 
+    def skip(self) -> None:
+        """An evaluated frame without a graph: nothing was said of it."""
+        self._frames += 1
+
     @property
     def attributes(self) -> ObjectAttributes:
         """By (evaluated frame, object), of the objects that have a point there."""

@@ -1,7 +1,8 @@
 """Replay: a bag or a folder of frames through the robot's own pipeline, without DDS.
 
-Deterministic: same recording, checkpoint and backend give the same ``graphs``. No wall-clock value is in that part;
-timings live in ``latency_ms`` and ``runtime``, and without them the whole result is byte-identical from run to run.
+Deterministic: same recording, checkpoint and backend give the same ``graphs``, and so the same ``stability`` and
+``metrics``. No wall-clock value is in these parts; timings and memory live in ``latency_ms`` and ``runtime``, and
+without them the whole result is byte-identical from run to run.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +22,11 @@ import torch
 from psg4d_ros.config import to_dict
 from psg4d_ros.data.frame_source import open_frame_source
 from psg4d_ros.errors import Psg4dError
+from psg4d_ros.evaluation.memory import MemoryLog
+from psg4d_ros.evaluation.replay_truth import Judged, TruthJudge, truth_metrics
+from psg4d_ros.evaluation.stability import stability
 from psg4d_ros.pipeline import ScenePipeline
-from psg4d_ros.structures import Relation, SceneGraph, SceneObject
+from psg4d_ros.structures import PointFrame, Relation, SceneGraph, SceneObject
 from psg4d_ros.transforms import TransformBuffer
 
 PERCENTILES = (50, 95, 99)
@@ -34,7 +38,8 @@ class ReplayResult:
 
     bag, topic: name of the recording and of its clouds' topic; of a folder, its name and the form of its files.
     graphs: in order of time. stage_ms: per stage, one value per window that ran it. dtype: numbers that the language
-    model computed with, on which answers depend slightly.
+    model computed with, on which answers depend slightly. judged: the comparison with ground truth, where there was
+    any; truth_error: why there is none although there was.
     """
 
     bag: str
@@ -52,6 +57,9 @@ class ReplayResult:
     counts: dict[str, int] = field(default_factory=dict)
     wall_s: float = 0.0
     device: str = ""
+    memory: MemoryLog = field(default_factory=MemoryLog)
+    judged: Judged | None = None
+    truth_error: str | None = None
 
     def objects(self) -> set[tuple[int, int]]:
         """All objects seen, as (epoch, track_id)."""
@@ -81,12 +89,19 @@ class ReplayResult:
             "windows": len(self.graphs),
             "counts": dict(sorted(self.counts.items())),
             "errors": dict(sorted(self.errors.items())),
-            "graphs": self.graphs,
+            "stability": stability(self.graphs),
         }
+        if self.judged is not None:
+            out["metrics"] = truth_metrics([self.judged])
+        if self.truth_error is not None:
+            out["ground_truth_error"] = self.truth_error
+        out["graphs"] = self.graphs
         if timings:
-            out["latency_ms"] = {stage: _percentiles(values) for stage, values in self.stage_ms.items()}
+            out["latency_ms"] = latency(self.stage_ms)
             out["runtime"] = {
                 "wall_s": round(self.wall_s, 3),
+                "total_ms": [round(ms, 3) for ms in self.stage_ms.get("total", ())],
+                "memory_mb": self.memory.to_json(),
                 "device": self.device,
                 "machine": platform.machine(),
                 "cores": os.cpu_count(),
@@ -94,6 +109,13 @@ class ReplayResult:
                 "torch": torch.__version__,
             }
         return out
+
+
+class Watcher(Protocol):
+    """Sees each cloud of a replay, in order, with what came of it."""
+
+    def take(self, frame: PointFrame | None, graph: SceneGraph | None) -> None:
+        """frame: None for a cloud that could not be read. graph: None where the window gave none."""
 
 
 def replay(
@@ -105,11 +127,14 @@ def replay(
     limit: int | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
     on_graph: Callable[[SceneGraph], None] | None = None,
+    judge: TruthJudge | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> ReplayResult:
     """Run a bag or a folder of frames through a pipeline made for its transforms.
 
     topic, rate_hz: see open_frame_source. limit: stop after that many clouds.
-    progress: wraps the iteration, as tqdm does. Clouds that cannot be used, and those whose window fails with an error
+    progress: wraps the iteration, as tqdm does. judge: compares with ground truth. watchers: see each cloud after it was
+    replayed; what they raise ends the replay. Clouds that cannot be used, and those whose window fails with an error
     of ours, are counted with their reason, and replay goes on: what is finished is never lost. Raises DatasetError when
     the recording itself cannot be read.
     """
@@ -127,6 +152,8 @@ def replay(
             config=to_dict(pipeline.config),
             device=str(pipeline.predictor.backend.device),
         )
+        watchers = [*watchers, *([] if judge is None else [judge])]
+        result.memory.take()
         start = time.perf_counter()
         wait_s = pipeline.config.coordinates.tf_timeout_s  # as long as the node waits for a transform
         frames: Iterable[Any] = source.frames(transforms, wait_s)
@@ -134,23 +161,29 @@ def replay(
             if limit is not None and result.frames_in >= limit:
                 break
             result.frames_in += 1
+            frame, graph = None, None
             try:
-                graph = pipeline.update(read_frame())
+                frame = read_frame()
+                graph = pipeline.update(frame)
             except Psg4dError as error:
                 result.frames_dropped += 1
                 result.errors[str(error)] += 1
-                continue
             if graph is not None:
                 _record(result, graph)
                 if on_graph is not None:
                     on_graph(graph)
+            for watcher in watchers:
+                watcher.take(frame, graph)
         result.wall_s = time.perf_counter() - start
         result.counts = pipeline.counts
+    if judge is not None:
+        result.judged, result.truth_error = judge.judged(), judge.error
     return result
 
 
 def _record(result: ReplayResult, graph: SceneGraph) -> None:
     result.graphs.append(graph_json(graph))
+    result.memory.take()
     stages = {**graph.stage_ms, "total": sum(graph.stage_ms.values())}
     for stage, value in stages.items():
         result.stage_ms.setdefault(stage, []).append(value)
@@ -211,5 +244,10 @@ def _round(value: float) -> float:
     return round(float(value), 5)
 
 
-def _percentiles(values: list[float]) -> dict[str, float]:
+def latency(stage_ms: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """p50, p95 and p99 of each stage, milliseconds."""
+    return {stage: _percentiles(values) for stage, values in stage_ms.items()}
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
     return {f"p{p}": round(float(np.percentile(values, p)), 3) for p in PERCENTILES}
