@@ -57,7 +57,10 @@ def bag(tmp_path):
 @pytest.fixture
 def replay(tiny_checkpoint):
     def run(path, config=None, **options):
-        config = config or PipelineConfig(inference=InferenceConfig(device="cpu"))
+        # Random weights are sure of nothing: objects are shown whatever their score.
+        config = config or PipelineConfig(
+            inference=InferenceConfig(device="cpu", presence_threshold=0.0, mask_threshold=0.0)
+        )
         return replay_recording(path, lambda tf: ScenePipeline.from_checkpoint(tiny_checkpoint, config, tf), **options)
 
     return run

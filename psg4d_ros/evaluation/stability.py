@@ -1,8 +1,8 @@
 """How steady a run's graphs are, without knowing the truth: id switches, label flicker, relation churn, coverage.
 
-Everything is computed from ``graphs`` as replay writes them, so a saved result can be judged again. All of these compare
-a window with the one before it in the same epoch. Steady is not right: a model that says the same wrong thing all the
-time has the best values. They show what changed between two runs over one recording (docs/replay.md).
+Everything is computed from ``graphs`` as replay writes them, so a saved result can be judged again. Most of these
+compare a window with the one before it in the same epoch. Steady is not right: a model that says the same wrong thing
+all the time has the best values. They show what changed between two runs over one recording (docs/replay.md).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from psg4d_ros.structures import Float64
 
+MEASURES = ("coverage", "label_flicker", "relation_churn", "id_switches")
 SAME_PLACE_IOU = 0.5  # a new track whose box overlaps that of a vanished one as much is taken for the same object
 
 Graph = Mapping[str, Any]  # of replay's JSON, see replay.graph_json
@@ -27,7 +28,7 @@ def window_series(graphs: Sequence[Graph]) -> Series:
     window before knew too whose label is another now. relation_churn: of the ongoing relations between such tracks, in
     this window or the one before, the share that is not in both. id_switches: new tracks in the place of vanished ones.
     """
-    out: Series = {"coverage": [], "label_flicker": [], "relation_churn": [], "id_switches": []}
+    out: Series = {name: [] for name in MEASURES}
     epoch: _Epoch | None = None
     for graph in graphs:
         if epoch is None or epoch.number != graph["epoch"]:
@@ -39,14 +40,11 @@ def window_series(graphs: Sequence[Graph]) -> Series:
     return out
 
 
-def stability(graphs: Sequence[Graph]) -> dict[str, Any]:
-    """The measures of a run as JSON values: means over windows, and the number of id switches."""
-    return summarize(window_series(graphs))
-
-
-def summarize(series: Series) -> dict[str, Any]:
-    """Means over the windows that have a value (None without any), id_switches as their sum."""
-    known = {name: np.array([v for v in values if v is not None]) for name, values in series.items()}
+def stability(*runs: Sequence[Graph]) -> dict[str, Any]:
+    """The measures of one or more runs as JSON values: means over the windows that have a value (None without any), the
+    least coverage, and the number of id switches."""
+    series = [window_series(graphs) for graphs in runs]
+    known = {name: np.array([v for s in series for v in s[name] if v is not None]) for name in MEASURES}
     out: dict[str, Any] = {name: round(float(v.mean()), 5) if v.size else None for name, v in known.items()}
     out["coverage_min"] = round(float(known["coverage"].min()), 5) if known["coverage"].size else None
     out["id_switches"] = int(known["id_switches"].sum())

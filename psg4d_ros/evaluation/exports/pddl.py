@@ -1,8 +1,8 @@
 """A run's graph as PDDL: what is there and what holds at the end, for planners such as PlanSys2.
 
 Domain: a type per label, below ``thing`` or ``stuff``; a predicate per relation word, and ``is_...`` per attribute. The
-domain has no actions: those are the robot's. Problem: the objects that are present, the relations that are ongoing, and an
-empty goal. Facts are those that passed the pipeline's thresholds; PDDL has no place for scores and time spans.
+domain has no actions: those are the robot's. Problem: the objects that are present, the relations that are ongoing, and
+an empty goal. Facts are those that passed the pipeline's thresholds; PDDL has no place for scores and time spans.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ DOMAIN = "scene_graph"
 _ROOTS = ("thing", "stuff")
 # Words of the language itself: as names of types or predicates they are misread by one parser or another.
 _RESERVED = frozenset(
-    "action actions all always and assign at axiom constants constraints decrease define derived domain durative "
-    "either end exists forall functions goal imply increase init maximize metric minimize not number object objects or "
-    "over parameters predicates preference problem requirements scale start sometime types when within".split()
-)
+    {
+        "action", "actions", "all", "always", "and", "assign", "at", "axiom", "constants", "constraints", "decrease",
+        "define", "derived", "domain", "durative", "either", "end", "exists", "forall", "functions", "goal", "imply",
+        "increase", "init", "maximize", "metric", "minimize", "not", "number", "object", "objects", "or", "over",
+        "parameters", "predicates", "preference", "problem", "requirements", "scale", "start", "sometime", "types",
+        "when", "within",
+    }
+)  # fmt: skip
 
 
 def safe_name(text: str) -> str:
     """A PDDL name: lower-case ASCII letters, digits and underscores, beginning with a letter.
 
-    >>> safe_name("sitting on"), safe_name("3D printer"), safe_name("Café (left)"), safe_name("object"), safe_name("桌子")
-    ('sitting_on', 'n_3d_printer', 'cafe_left', 'object_', 'n')
+    >>> [safe_name(text) for text in ("sitting on", "3D printer", "Café (left)", "object", "桌子")]
+    ['sitting_on', 'n_3d_printer', 'cafe_left', 'object_', 'n']
     """
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     name = re.sub(r"[^a-z0-9]+", "_", ascii_text.lower()).strip("_")
