@@ -11,18 +11,17 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from psg4d_ros.cli_replay import add_replay_arguments, pipeline_config_of, print_result, run_recording
 from psg4d_ros.errors import Psg4dError
 from psg4d_ros.evaluation.result_files import check_writable, write_json
 from psg4d_ros.threads import wait_briefly
 from psg4d_ros.version import version
 
 if TYPE_CHECKING:
-    from psg4d_ros.config import PipelineConfig
-    from psg4d_ros.evaluation.replay import ReplayResult
     from psg4d_ros.structures import SceneGraph
 
 
@@ -72,15 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--no-timings", action="store_true", help="leave all wall-clock values out")
 
     demo = verbs.add_parser("demo", parents=[common, running], help="replay the bundled recording and print its graphs")
-    demo.set_defaults(run=_demo, rate=None)
+    demo.set_defaults(run=_demo, rate=None, ground_truth=None, write_bag=None, export=[], export_dir=None)
     replay = verbs.add_parser(
         "replay",
         parents=[common, running],
         help="run a bag, or a folder of PCD, velodyne .bin or RGB-D frames, through the pipeline",
     )
-    replay.add_argument("path", type=Path, metavar="RECORDING", help="the bag, or the folder of frames")
-    replay.add_argument("--rate", type=float, metavar="HZ", help="frames per second of a folder without times")
-    replay.set_defaults(run=_replay)
+    add_replay_arguments(replay)
     evaluation = verbs.add_parser(
         "eval", parents=[common, configured], help="metrics of a method on a labelled dataset"
     )
@@ -142,12 +139,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _replay(options: argparse.Namespace) -> int:
-    result = _run(options, options.path)
-    _report(options, result, result.to_json(timings=not options.no_timings))
-    return 0
-
-
 def _demo(options: argparse.Namespace) -> int:
     from psg4d_ros.checkpoint import default_checkpoint, read_manifest
     from psg4d_ros.data.bundled import bundled_bag
@@ -161,46 +152,19 @@ def _demo(options: argparse.Namespace) -> int:
         defaults += ["inference.relation_threshold=0.0", "inference.max_relations=6"]
     options.set = defaults + options.set
     graphs: list[SceneGraph] = []
-    result = _run(options, bundled_bag(), graphs.append)
+    result = run_recording(options, bundled_bag(), graphs.append)
     for graph in graphs:
         print(graph_table(graph, timings=not options.no_timings), end="\n\n")
     counts = {"objects": len(result.objects()), "relations": len(result.triplets())}
-    _report(options, result, {**counts, **result.to_json(timings=not options.no_timings)})
+    values = {**counts, **result.to_json(timings=not options.no_timings)}
+    if options.json:
+        write_json(options.json, values)
+    print_result(options, result, values)
     return 0
 
 
-def _run(options: argparse.Namespace, path: Path, on_graph: Callable[[SceneGraph], None] | None = None) -> ReplayResult:
-    config = _pipeline_config(options)
-    if options.json:
-        check_writable(options.json)  # before the work, not after it
-    from tqdm import tqdm
-
-    from psg4d_ros.checkpoint import default_checkpoint
-    from psg4d_ros.evaluation.replay import replay
-    from psg4d_ros.pipeline import ScenePipeline
-
-    checkpoint = options.checkpoint or default_checkpoint()
-    return replay(
-        path,
-        lambda transforms: ScenePipeline.from_checkpoint(checkpoint, config, transforms),
-        topic=options.topic,
-        rate_hz=options.rate,
-        limit=options.limit,
-        progress=lambda items, total: tqdm(items, total=total, unit="cloud", file=sys.stderr, disable=options.quiet),
-        on_graph=on_graph,
-    )
-
-
-def _report(options: argparse.Namespace, result: ReplayResult, values: dict[str, Any]) -> None:
-    from psg4d_ros.evaluation.tables import replay_table
-
-    if options.json:
-        write_json(options.json, values)
-    print(replay_table(result, timings=not options.no_timings))
-
-
 def _eval(options: argparse.Namespace) -> int:
-    config = _pipeline_config(options)
+    config = pipeline_config_of(options)
     if options.json:
         check_writable(options.json)
     from tqdm import tqdm
@@ -224,12 +188,6 @@ def _eval(options: argparse.Namespace) -> int:
         write_json(options.json, result)
     print(evaluation_table(result))
     return 0
-
-
-def _pipeline_config(options: argparse.Namespace) -> PipelineConfig:
-    from psg4d_ros.config_files import pipeline_config
-
-    return pipeline_config(options.params, options.set)
 
 
 def _size(text: str) -> tuple[int, int]:
