@@ -244,8 +244,8 @@ class open_bag:
 
 
 class BagWriter:
-    """Context manager that writes a rosbag2 folder, or, where the name ends in ``.mcap``, that single file. Whole or not
-    at all.
+    """Context manager that writes a rosbag2 folder, or, where the name ends in ``.mcap``, that single file; whole or
+    not at all.
 
     Everything goes into a hidden folder beside ``path``, which takes the final name when the block ends well and is
     removed when it ends with an exception. A process that is killed leaves the hidden folder, never half a bag.

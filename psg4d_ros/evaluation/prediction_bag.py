@@ -1,7 +1,7 @@
 """What a replay said, written back as a bag: predictions beside the clouds, transforms and ground truth they belong to.
 
-Topics are the node's: ``/scene_graph``, ``/scene_graph/instances``, ``/scene_graph/events``, ``/scene_graph/markers`` and
-``/scene_graph/label_info``. Each has the time of recording of the cloud that it was made of.
+Topics are the node's: ``/scene_graph``, ``/scene_graph/instances``, ``/scene_graph/events``, ``/scene_graph/markers``
+and ``/scene_graph/label_info``. Each has the time of recording of the cloud that it was made of.
 """
 
 from __future__ import annotations

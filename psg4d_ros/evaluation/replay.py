@@ -133,7 +133,7 @@ def replay(
     """Run a bag or a folder of frames through a pipeline made for its transforms.
 
     topic, rate_hz: see open_frame_source. limit: stop after that many clouds.
-    progress: wraps the iteration, as tqdm does. judge: compares with ground truth. watchers: see each cloud after it was
+    progress: wraps the iteration, as tqdm does. judge: compares with ground truth. watchers: see each cloud once it is
     replayed; what they raise ends the replay. Clouds that cannot be used, and those whose window fails with an error
     of ours, are counted with their reason, and replay goes on: what is finished is never lost. Raises DatasetError when
     the recording itself cannot be read.

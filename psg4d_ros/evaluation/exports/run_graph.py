@@ -1,7 +1,7 @@
 """The 4D scene graph of a whole run: what the exports write.
 
-A graph of the live topic holds what is known at one moment; tracks that were lost are gone from it. Here everything that
-was said in the last epoch is kept, each object and relation as it was last said.
+A graph of the live topic holds what is known at one moment; tracks that were lost are gone from it. Here everything
+that was said in the last epoch is kept, each object and relation as it was last said.
 """
 
 from __future__ import annotations

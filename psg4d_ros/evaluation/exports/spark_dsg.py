@@ -1,8 +1,8 @@
 """A run's graph as the JSON that spark_dsg (Hydra's scene graph library) reads: DynamicSceneGraph.load, version 1.1.
 
 Objects are nodes of the layer OBJECTS. spark_dsg has one undirected edge per pair of nodes, so an edge stands for all
-relations of its pair; which they are, in which direction and when, is in the edge's metadata. What spark_dsg has no field
-for is in the metadata of nodes and graph. There are no places, rooms or agents, and no mesh.
+relations of its pair; which they are, in which direction and when, is in the edge's metadata. What spark_dsg has no
+field for is in the metadata of nodes and graph. There are no places, rooms or agents, and no mesh.
 """
 
 from __future__ import annotations

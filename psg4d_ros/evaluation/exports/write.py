@@ -14,7 +14,7 @@ from psg4d_ros.evaluation.result_files import write_text
 
 
 def export_graph(graph: RunGraph, name: str, folder: Path, stem: str) -> list[Path]:
-    """Write a graph in the format ``name`` (one of FORMATS) into ``folder``; the files, whose names begin with ``stem``.
+    """Write a graph in the format ``name`` (one of FORMATS); the files in ``folder``, whose names begin with ``stem``.
 
     Raises ConfigError for another name, Psg4dError when a file cannot be written.
     """
