@@ -61,7 +61,7 @@ class CoordinatesConfig:
 class InferenceConfig:
     """How the model is run."""
 
-    backend: str = knob("auto", "what runs encoder and mask decoder", choices=("auto", "torch"))
+    backend: str = knob("auto", "what runs encoder and mask decoder", choices=("auto", "torch", "onnxruntime"))
     device: str = knob("auto", "auto, cpu, cuda or cuda:N")
     language_model_dtype: str = knob(
         "auto",

@@ -105,12 +105,19 @@ def _backends() -> list[Item]:
         from psg4d_ros.runtime.devices import choose_device
     except ImportError as error:
         return [Item("backends", False, f"none: {error}", "pip install torch")]
-    backends = Item("backends", True, f"torch on {choose_device('auto')}")
+    backends = [Item("backends", True, f"torch on {choose_device('auto')}")]
+    for package, use in (
+        ("onnxruntime", "inference.backend onnxruntime and `psg4d export`"),
+        ("onnx", "`psg4d export`, and onnxruntime's first run of a checkpoint"),
+        ("onnxscript", "`psg4d export`, and onnxruntime's first run of a checkpoint"),
+    ):
+        item = _package(package, package, f"pip install {package}: for {use}")
+        backends.append(replace(item, optional=True))
     if not torch.cuda.is_available():
-        return [backends, Item("GPU", False, f"none that torch {torch.__version__} can use", remedy, optional=True)]
+        return [*backends, Item("GPU", False, f"none that torch {torch.__version__} can use", remedy, optional=True)]
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
     found = f"{torch.cuda.get_device_name()}, compute capability {capability}"
-    return [backends, Item("GPU", True, found, optional=True)]
+    return [*backends, Item("GPU", True, found, optional=True)]
 
 
 def _spconv() -> Item:

@@ -65,7 +65,12 @@ def rulebook_centers(grid: VoxelGrid, rulebook: Rulebook) -> list[torch.Tensor]:
 
 
 def make_backend(name: str, model: PSG4D) -> Backend:
-    """The backend of that name; ``auto`` takes the best one available. Raises ConfigError for an unknown name."""
+    """The backend of that name; ``auto`` takes the best one available. Raises ConfigError for an unknown name, and what
+    OnnxBackend raises."""
     if name in ("auto", "torch"):
         return TorchBackend(model)
-    raise ConfigError(f"inference.backend is {name!r}, expected auto or torch")
+    if name == "onnxruntime":
+        from psg4d_ros.runtime.onnx_backend import OnnxBackend
+
+        return OnnxBackend(model)
+    raise ConfigError(f"inference.backend is {name!r}, expected auto, torch or onnxruntime")

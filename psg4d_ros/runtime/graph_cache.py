@@ -1,0 +1,57 @@
+"""Exported graphs, made once per set of weights and kept in the user's cache folder.
+
+Two processes at once share one export (file lock), a kill at any moment leaves nothing that is taken for a graph
+(manifest with SHA-256, checked on every load), and damage is repaired by exporting again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import tempfile
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from psg4d_ros.model.base_weights import default_cache
+from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.runtime.export import export_model, graph_identity, graph_problem
+from psg4d_ros.runtime.graph_parts import graph_parts
+
+# Part of the folder's name: raise it when the code of a part or of the export changes what a graph computes.
+_LAYOUT = 1
+_PRECISION = "fp32"
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def cached_graphs(model: PSG4D, cache: Path | None = None) -> Iterator[Path]:
+    """A folder with the fp32 graphs of this model, see ``export_model``, to be read inside the context.
+
+    cache: where such folders lie, by default the user's. Where it cannot be written the graphs are made in a temporary
+    folder, every time. Raises what ``export_model`` raises.
+    """
+    root = default_cache() if cache is None else cache
+    parts = graph_parts(model)
+    identity = "".join(graph_identity(part, _PRECISION)["weights_sha256"] for part in parts)
+    folder = root / f"graphs-{sha256(identity.encode()).hexdigest()[:16]}-{_PRECISION}-v{_LAYOUT}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / f"{folder.name}.lock").open("a")
+    except OSError as error:
+        log.warning("cannot keep exported graphs in %s (%s); exporting for this run only", root, error)
+        with tempfile.TemporaryDirectory(prefix="psg4d_graphs_") as scratch:
+            export_model(model, Path(scratch), _PRECISION)
+            yield Path(scratch)
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the file closes, or the process dies
+        problems = [problem for part in parts if (problem := graph_problem(folder, part, _PRECISION))]
+        if problems:
+            if folder.exists():
+                log.warning("graphs in %s are unusable (%s); exporting again", folder, problems[0])
+            log.info("exporting the model for onnxruntime (once)")
+            export_model(model, folder, _PRECISION)
+        yield folder
