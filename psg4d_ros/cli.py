@@ -1,4 +1,4 @@
-"""The command line: ``psg4d demo | replay | eval | simulate | train | check``. Tables go to stdout, the rest to stderr.
+"""The command line: ``psg4d demo | replay | eval | simulate | train | export | check``. Tables go to stdout, the rest to stderr.
 
 Exit status: 0 ok, 1 an error of ours (one line that says what and what would be right), 2 wrong usage.
 Heavy imports happen inside the verbs, so that ``--help`` answers at once.
@@ -132,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     training.add_argument("--quiet", "-q", action="store_true", help="no progress bars")
     training.set_defaults(run=_train)
+    export = verbs.add_parser("export", parents=[common], help="encoder and mask decoder as ONNX, checked against torch")
+    export.add_argument("out", type=Path, metavar="OUT", help="folder for the graphs and their manifests")
+    export.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
+    export.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of weights (default: fp32)")
+    export.set_defaults(run=_export)
     check = verbs.add_parser("check", parents=[common], help="say what is installed, what is missing and how to get it")
     check.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
     check.add_argument("--dataset", type=Path, metavar="ROOT", help="look at a download of PSG4D instead")
@@ -264,6 +269,29 @@ def _train(options: argparse.Namespace) -> int:
     if options.json:
         write_json(options.json, result)
     print(training_table(result))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    if options.json:
+        check_writable(options.json)
+    import torch
+
+    from psg4d_ros.checkpoint import default_checkpoint, load_checkpoint
+    from psg4d_ros.runtime.export import ParityError, export_model, export_table
+
+    model = load_checkpoint(options.checkpoint or default_checkpoint(), torch.device("cpu"))
+    failure: ParityError | None = None
+    try:
+        parts = export_model(model, options.out, options.precision)
+    except ParityError as error:
+        failure, parts = error, error.parts
+    if options.json:
+        values = {name: report.__dict__ for name, report in parts.items()}
+        write_json(options.json, {"out": str(options.out), "precision": options.precision, "parts": values})
+    if failure is not None:
+        raise failure
+    print(export_table(parts, options.out))
     return 0
 
 
