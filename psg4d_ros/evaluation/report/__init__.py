@@ -1,0 +1,1 @@
+"""The report: replays as one HTML file that opens anywhere, without a network (docs/report.md)."""
