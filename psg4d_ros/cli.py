@@ -1,7 +1,7 @@
-"""The command line: ``psg4d demo | replay | eval | simulate | train | export | check``. Tables go to stdout, the rest to stderr.
+"""The command line: ``psg4d demo | replay | eval | simulate | train | export | bench | check``.
 
-Exit status: 0 ok, 1 an error of ours (one line that says what and what would be right), 2 wrong usage.
-Heavy imports happen inside the verbs, so that ``--help`` answers at once.
+Tables go to stdout, the rest to stderr. Exit status: 0 ok, 1 an error of ours (one line that says what and what would
+be right), 2 wrong usage. Heavy imports happen inside the verbs, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from psg4d_ros.cli_replay import add_replay_arguments, pipeline_config_of, print_result, run_recording
 from psg4d_ros.errors import Psg4dError
-from psg4d_ros.evaluation.result_files import check_writable, write_json
+from psg4d_ros.evaluation.result_files import check_writable, write_json, write_text
 from psg4d_ros.threads import wait_briefly
 from psg4d_ros.version import version
 
@@ -132,6 +132,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     training.add_argument("--quiet", "-q", action="store_true", help="no progress bars")
     training.set_defaults(run=_train)
+    benchmark = verbs.add_parser(
+        "bench", parents=[common, configured], help="speed, growth and memory, beside baselines and floors"
+    )
+    benchmark.add_argument("--quick", action="store_true", help="fewer windows, pairs and updates: minutes on 2 cores")
+    benchmark.add_argument("--backend", metavar="NAME", help="short for --set inference.backend=NAME")
+    benchmark.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="(default: out/bench)")
+    benchmark.add_argument(
+        "--verify", action="store_true", help="only compare graphs with the plain path's; status 1 if they differ"
+    )
+    benchmark.set_defaults(run=_bench)
     export = verbs.add_parser("export", parents=[common], help="encoder and mask decoder as ONNX, checked against torch")
     export.add_argument("out", type=Path, metavar="OUT", help="folder for the graphs and their manifests")
     export.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
@@ -270,6 +280,39 @@ def _train(options: argparse.Namespace) -> int:
         write_json(options.json, result)
     print(training_table(result))
     return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.backend:
+        options.set = [*options.set, f"inference.backend={options.backend}"]
+    config, report = pipeline_config_of(options), options.out / "bench.md"
+    for file in (report, options.json):
+        if file:
+            check_writable(file)
+    from tqdm import tqdm
+
+    from psg4d_ros.checkpoint import default_checkpoint
+    from psg4d_ros.evaluation.bench.plan import FULL, QUICK
+    from psg4d_ros.evaluation.bench.plots import draw_plots
+    from psg4d_ros.evaluation.bench.run import bench
+    from psg4d_ros.evaluation.bench.tables import bench_markdown
+
+    with tqdm(bar_format="{elapsed} {desc}", file=sys.stderr, disable=options.quiet) as bar:
+        measured = bench(
+            options.checkpoint or default_checkpoint(),
+            config,
+            QUICK if options.quick else FULL,
+            verify_only=options.verify,
+            progress=bar.set_description_str,
+        )
+    result = {"quick": options.quick, **measured}
+    if options.json:
+        write_json(options.json, result)
+    text = bench_markdown(result)
+    write_text(report, text)
+    draw_plots(result, options.out)
+    print(text, end="")
+    return 0 if result["same_graphs_float32"] or not options.verify else 1
 
 
 def _export(options: argparse.Namespace) -> int:

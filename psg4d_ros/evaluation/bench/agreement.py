@@ -1,0 +1,152 @@
+"""Do the fast and the plain path give the same graphs?
+
+Where our language model does not compute in float32, ours is run a second time with one that does: what is different
+then is wrong, what is different only in other numbers is what these numbers cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from psg4d_ros.evaluation.bench.paths import Kind, Paths
+from psg4d_ros.evaluation.bench.streams import Stream
+from psg4d_ros.structures import Relation, SceneGraph
+
+DECODINGS = ("score", "generate")
+# How far scores may be apart: rounding in float32, half precision in a language model or an engine.
+EXACT, HALF = 1e-4, 0.05
+# Share of the newest frame's points that must be of the same object, with either.
+SAME_POINTS = {EXACT: 0.999, HALF: 0.99}
+MOST_DIFFERENCES = 10  # that are told
+
+
+@dataclass
+class Agreement:
+    """Of one recording and decoding.
+
+    numbers: of our language model; the plain path's are float32. at_the_cut: relations that only one path has, with a
+    score so close to where relations are cut off (by threshold or number) that rounding decides. differences: the first
+    few, in words.
+    """
+
+    recording: str
+    decoding: str
+    numbers: str
+    tolerance: float
+    windows: int = 0
+    objects: int = 0
+    relations: int = 0
+    max_score_difference: float = 0.0
+    at_the_cut: int = 0
+    different: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        return self.windows > 0 and not self.different
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "same": self.same}
+
+    def add(self, ours: SceneGraph, plain: SceneGraph, threshold: float) -> None:
+        """Compare the graphs of one window. threshold: least score of a relation."""
+        self.windows += 1
+        self.objects += len(ours.objects)
+        self.relations += len(ours.relations)
+        self._objects(ours, plain)
+        self._relations(ours, plain, threshold)
+        same = np.mean(ours.cloud.track_id == plain.cloud.track_id) if len(ours.cloud.track_id) else 1.0
+        if same < SAME_POINTS[self.tolerance]:
+            self._differ(ours, f"{100 * same:.1f} % of the points are of the same object")
+
+    def _objects(self, ours: SceneGraph, plain: SceneGraph) -> None:
+        mine, theirs = ({o.track_id: o for o in g.objects} for g in (ours, plain))
+        for track in sorted(mine.keys() | theirs.keys()):
+            a, b = mine.get(track), theirs.get(track)
+            if a is None or b is None:
+                self._differ(ours, f"object {track} is in {'the plain' if a is None else 'our'} graph alone")
+            elif (a.label, a.class_id, a.attributes) != (b.label, b.class_id, b.attributes):
+                self._differ(ours, f"object {track} is {_said(a.label, a.attributes)}, {_said(b.label, b.attributes)}")
+            else:
+                self._score(ours, f"object {track}", a.score, b.score)
+
+    def _relations(self, ours: SceneGraph, plain: SceneGraph, threshold: float) -> None:
+        mine, theirs = ({_key(r): r for r in g.relations} for g in (ours, plain))
+        scores = [r.score for r in (*mine.values(), *theirs.values())]
+        lowest = min(scores, default=threshold)
+        for key in sorted(mine.keys() | theirs.keys()):
+            a, b = mine.get(key), theirs.get(key)
+            if a is not None and b is not None:
+                self._score(ours, f"relation {key[:3]}", a.score, b.score)
+                continue
+            alone = a or b
+            assert alone is not None
+            if min(abs(alone.score - threshold), alone.score - lowest) <= self.tolerance:
+                self.at_the_cut += 1
+            else:
+                self._differ(ours, f"relation {key[:3]} is in {'the plain' if a is None else 'our'} graph alone")
+
+    def _score(self, graph: SceneGraph, what: str, ours: float, plain: float) -> None:
+        difference = abs(ours - plain)
+        self.max_score_difference = max(self.max_score_difference, difference)
+        if not difference <= self.tolerance:  # NaN differs, too
+            self._differ(graph, f"{what} has score {ours:.4f}, {plain:.4f}")
+
+    def _differ(self, graph: SceneGraph, text: str) -> None:
+        self.different += 1
+        if len(self.differences) < MOST_DIFFERENCES:
+            self.differences.append(f"graph {graph.sequence + 1}: {text}")
+
+
+def _key(relation: Relation) -> tuple[int, str, int, int, int]:
+    return relation.subject_id, relation.predicate, relation.object_id, relation.start_ns, relation.end_ns
+
+
+def _said(label: str, attributes: Sequence[str]) -> str:
+    return repr(", ".join((label, *attributes)))
+
+
+def tolerance(backend: str, dtype: torch.dtype) -> float:
+    """How far scores may be apart between a path with that backend and language model, and the plain one."""
+    return EXACT if dtype == torch.float32 and not backend.startswith("tensorrt") else HALF
+
+
+def compare_graphs(
+    paths: Paths, streams: Iterable[tuple[Stream, int | None]], progress: Callable[[str], None]
+) -> list[Agreement]:
+    """Run ours and the plain path over recordings, window by window, in both decodings.
+
+    streams: with how many windows of each, None = all. progress: told of each window.
+    """
+    own = paths.model.language_model.dtype
+    kinds: dict[Kind, torch.dtype] = {"ours": own}
+    if own != torch.float32:
+        kinds["ours in float32"] = torch.float32
+    out = []
+    for decoding in DECODINGS:
+        fast = {kind: paths.predictor(kind, decoding) for kind in kinds}
+        plain = paths.predictor("plain", decoding)
+        for stream, most in streams:
+            agreements = []
+            for kind, dtype in kinds.items():
+                allowed = tolerance(fast[kind].backend.name, dtype)
+                agreements.append(Agreement(stream.name, decoding, str(dtype).removeprefix("torch."), allowed))
+            runs = [paths.start(predictor, stream) for predictor in (*fast.values(), plain)]
+            for frame in stream.frames:
+                windows = [window for run in runs if (window := run.push(frame)) is not None]
+                if not windows:
+                    continue
+                if agreements[0].windows == most:
+                    break
+                progress(f"same graphs: {stream.name}, {decoding}")
+                *ours, reference = [run.infer(window).graph for run, window in zip(runs, windows, strict=True)]
+                for agreement, graph in zip(agreements, ours, strict=True):
+                    agreement.add(graph, reference, paths.config.inference.relation_threshold)
+            out += agreements
+    return out
