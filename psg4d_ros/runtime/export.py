@@ -72,8 +72,8 @@ def export_model(model: PSG4D, folder: Path, precision: str = "fp32") -> dict[st
                 "onnxruntime": onnxruntime.__version__,
                 "parity": asdict(reports[part.name]),
             }
-            _write(folder / f"{part.name}.onnx", graphs[part.name])
-            _write(folder / f"{part.name}.json", (json.dumps(manifest, indent=2) + "\n").encode())
+            write_whole(folder / f"{part.name}.onnx", graphs[part.name])
+            write_whole(folder / f"{part.name}.json", (json.dumps(manifest, indent=2) + "\n").encode())
     except OSError as error:
         raise ExportError(f"cannot write to {folder}: {error}") from error
     return reports
@@ -167,8 +167,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all: whoever reads it meanwhile sees the old one. Raises OSError."""
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         try:
             file.write(data)

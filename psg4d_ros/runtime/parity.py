@@ -1,7 +1,8 @@
-"""Whether a graph computes what torch does: the trained module as it runs, in float32, against onnxruntime."""
+"""Whether a graph computes what torch does: the trained module as it runs, in float32, against an exported graph."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from psg4d_ros.errors import ExportError
 from psg4d_ros.runtime.graph_parts import GraphPart
-from psg4d_ros.runtime.onnx_graph import OnnxGraph
 
+# What runs a graph: inputs in the graph's order to its outputs, on the CPU.
+RunGraph = Callable[[Sequence[Tensor]], list[Tensor]]
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 # An empty cloud, a single voxel, few, a small and an odd number (without slot states), and the most that a frame has.
 VOXELS = (0, 1, 2, 1000, 5001, 120_000)
@@ -44,7 +46,7 @@ def cast_inputs(part: GraphPart, tensors: list[Tensor], dtype: torch.dtype) -> l
 
 
 @torch.inference_mode()
-def check_parity(part: GraphPart, graph: OnnxGraph, precision: str, voxels: tuple[int, ...] = VOXELS) -> Parity:
+def check_parity(part: GraphPart, graph: RunGraph, precision: str, voxels: tuple[int, ...] = VOXELS) -> Parity:
     """Run both on samples of so many voxels. Raises ExportError when the graph does not run at all."""
     tolerance, share = TOLERANCE[precision], _SHARE[part.name]
     largest, least_share, worst = 0.0, 2.0, ""
@@ -53,8 +55,8 @@ def check_parity(part: GraphPart, graph: OnnxGraph, precision: str, voxels: tupl
         expected = part.module(tensors)
         try:
             found = graph(cast_inputs(part, tensors, PRECISIONS[precision]))
-        except Exception as error:  # onnxruntime's own errors have no common base
-            raise ExportError(f"{part.name} does not run with {count} voxels in onnxruntime: {error}") from error
+        except Exception as error:  # each runtime raises its own
+            raise ExportError(f"{part.name} does not run with {count} voxels: {error}") from error
         for name, a, b in zip(part.outputs, expected, found, strict=True):
             if a.shape != b.shape:
                 raise ExportError(
