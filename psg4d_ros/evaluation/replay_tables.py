@@ -18,7 +18,7 @@ _STABILITY = {
 
 def quality_table(result: Mapping[str, Any]) -> str:
     """What a result (one bag or many) says of stability, memory and ground truth, for the terminal."""
-    lines = ["  " + ", ".join(_stability(result))]
+    lines = [f"  {line}" for line in _stability(result)]
     memory = result.get("runtime", {}).get("memory_mb")
     if memory:
         lines.append(f"  memory: {memory['start']:.0f} MiB at the start, {memory['peak']:.0f} at the peak")
@@ -48,7 +48,7 @@ def many_table(result: Mapping[str, Any]) -> str:
 def replay_markdown(result: Mapping[str, Any], failed_thresholds: Sequence[str] | None = None) -> str:
     """A result as a page of Markdown. failed_thresholds: of those that were asked for, None where none were."""
     title = result.get("bag") or result["folder"]
-    parts = [f"# Replay of {title}\n", _counts(result)]
+    parts = [f"# Replay of {title}", _counts(result)]
     if failed_thresholds is not None:
         verdict = [f"- FAILED: {line}" for line in failed_thresholds] or ["- all thresholds are met"]
         parts.append("## Thresholds\n\n" + "\n".join(verdict))

@@ -1,8 +1,9 @@
 """A run's graph as PDDL: what is there and what holds at the end, for planners such as PlanSys2.
 
-Domain: a type per label, below ``thing`` or ``stuff``; a predicate per relation word, and ``is_...`` per attribute. The
-domain has no actions: those are the robot's. Problem: the objects that are present, the relations that are ongoing, and
-an empty goal. Facts are those that passed the pipeline's thresholds; PDDL has no place for scores and time spans.
+Domain: a type per label, below ``thing`` or ``stuff``, which are both ``item``; a predicate per relation word, and
+``is_...`` per attribute. The domain has no actions: those are the robot's. Problem: the objects that are present, the
+relations that are ongoing, and an empty goal. Facts are those that passed the pipeline's thresholds; PDDL has no place
+for scores and time spans.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from psg4d_ros.evaluation.exports.run_graph import RunGraph
 
 DOMAIN = "scene_graph"
 _ROOTS = ("thing", "stuff")
+_ANY = "item"  # an own word for either: some parsers know object by itself, some only as a root that nothing may be of
 # Words of the language itself: as names of types or predicates they are misread by one parser or another.
 _RESERVED = frozenset(
     {
@@ -37,7 +39,7 @@ def safe_name(text: str) -> str:
     name = re.sub(r"[^a-z0-9]+", "_", ascii_text.lower()).strip("_")
     if not name or not name[0].isalpha():
         name = f"n_{name}".rstrip("_")
-    return f"{name}_" if name in _RESERVED or name in _ROOTS else name
+    return f"{name}_" if name in _RESERVED or name in (*_ROOTS, _ANY) else name
 
 
 def safe_names(texts: Iterable[str]) -> dict[str, str]:
@@ -65,17 +67,18 @@ def domain_text(graph: RunGraph) -> str:
         f"(define (domain {DOMAIN})",
         "  (:requirements :strips :typing)",
         "  (:types",
-        "    thing stuff - object",
+        f"    {_ANY} - object",
+        f"    {' '.join(_ROOTS)} - {_ANY}",
     ]
     for root in _ROOTS:
         names = [name for label, name in types.items() if (label in things) == (root == "thing")]
         if names:
             lines.append(f"    {' '.join(names)} - {root}")
     lines += ["  )", "  (:predicates"]
-    lines += [f"    ({name} ?subject - object ?object - object)" for name in predicates.values()]
-    lines += [f"    ({name} ?subject - object)" for name in attributes.values()]
+    lines += [f"    ({name} ?s - {_ANY} ?o - {_ANY})" for name in predicates.values()]
+    lines += [f"    ({name} ?s - {_ANY})" for name in attributes.values()]
     if not predicates and not attributes:
-        lines.append("    (present ?subject - object)")  # an empty list is refused by some parsers
+        lines.append(f"    (present ?s - {_ANY})")  # an empty list is refused by some parsers
     return "\n".join([*lines, "  )", ")", ""])
 
 
