@@ -61,7 +61,11 @@ class CoordinatesConfig:
 class InferenceConfig:
     """How the model is run."""
 
-    backend: str = knob("auto", "what runs encoder and mask decoder", choices=("auto", "torch", "onnxruntime"))
+    backend: str = knob(
+        "auto", "what runs encoder and mask decoder", choices=("auto", "torch", "onnxruntime", "tensorrt")
+    )
+    engine_precision: str = knob("fp16", "numbers of TensorRT engines", choices=("fp16", "fp32"))
+    wait_for_engines: bool = knob(True, "false: another backend serves while TensorRT engines are built")
     device: str = knob("auto", "auto, cpu, cuda or cuda:N")
     language_model_dtype: str = knob(
         "auto",

@@ -60,7 +60,9 @@ class ScenePipeline:
         if not math.isclose(trained_s, used_s):
             log.warning("window.frame_interval_s is %g s, the model was trained with %g s", used_s, trained_s)
         manifest = read_manifest(folder)
-        predictor = WindowPredictor(model, config.inference, trained=manifest.trained)
+        predictor = WindowPredictor(
+            model, config.inference, trained=manifest.trained, num_frames=config.window.num_frames
+        )
         sha256 = manifest_sha256(folder)
         return cls(config, predictor, model_id=manifest.model_id, model_sha256=sha256, transforms=transforms)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from psg4d_ros.config import InferenceConfig, WindowConfig
 from psg4d_ros.errors import ConfigError
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
@@ -14,11 +16,31 @@ from psg4d_ros.runtime.rulebook import Rulebook
 from psg4d_ros.structures import VoxelGrid
 
 
+@dataclass(frozen=True)
+class SizeLimits:
+    """The largest sizes that memory is reserved for. max_voxels: of a frame; num_frames: of a window."""
+
+    max_voxels: int = InferenceConfig.max_voxels
+    num_frames: int = WindowConfig.num_frames
+
+
+_USUAL_LIMITS = SizeLimits()
+
+
 class Backend(Protocol):
     """Runs the two parts of the model that are exported; the language model always runs through transformers."""
 
-    name: str
     device: torch.device
+
+    @property
+    def name(self) -> str:
+        """Of what does the work."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why it is not what was asked for; empty when it is."""
+        ...
 
     def encode(self, grid: VoxelGrid, rulebook: Rulebook, stamp_ns: int) -> FrameFeatures:
         """Sparse encoder over one frame."""
@@ -33,6 +55,7 @@ class TorchBackend:
     """Eager torch, on any device."""
 
     name = "torch"
+    problem = ""
 
     def __init__(self, model: PSG4D) -> None:
         self.model = model
@@ -64,13 +87,23 @@ def rulebook_centers(grid: VoxelGrid, rulebook: Rulebook) -> list[torch.Tensor]:
     return centers
 
 
-def make_backend(name: str, model: PSG4D) -> Backend:
-    """The backend of that name; ``auto`` takes the best one available. Raises ConfigError for an unknown name, and what
-    OnnxBackend raises."""
+def make_backend(
+    name: str, model: PSG4D, limits: SizeLimits = _USUAL_LIMITS, *, precision: str = "fp16", wait: bool = True
+) -> Backend:
+    """The backend of that name; ``auto`` takes the best one available.
+
+    limits, precision and wait are about engines, see TensorRTBackend. Raises ConfigError for an unknown name, and what
+    OnnxBackend raises.
+    """
     if name in ("auto", "torch"):
         return TorchBackend(model)
     if name == "onnxruntime":
         from psg4d_ros.runtime.onnx_backend import OnnxBackend
 
         return OnnxBackend(model)
-    raise ConfigError(f"inference.backend is {name!r}, expected auto, torch or onnxruntime")
+    if name == "tensorrt":
+        from psg4d_ros.runtime.tensorrt_backend import TensorRTBackend
+
+        fallback = make_backend("auto", model)
+        return TensorRTBackend(model, fallback, limits, precision=precision, wait=wait)
+    raise ConfigError(f"inference.backend is {name!r}, expected auto, torch, onnxruntime or tensorrt")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from typing import Any
 
 import torch
 
@@ -26,6 +28,7 @@ class OnnxBackend:
     """
 
     name = "onnxruntime"
+    problem = ""
 
     def __init__(self, model: PSG4D, cache: Path | None = None) -> None:
         import_onnxruntime()
@@ -48,5 +51,5 @@ class OnnxBackend:
 
     def decode_masks(self, slot_hidden: torch.Tensor | None, tokens: WindowTokens) -> MaskOutput:
         tensors = self._decoder(decoder_inputs(slot_hidden, tokens, self._slots))
-        fields = dict(zip(self._outputs, tensors, strict=True))
+        fields: dict[str, Any] = dict(zip(self._outputs, tensors, strict=True))
         return MaskOutput(boxes=fields.pop("boxes", None), **fields)

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from psg4d_ros.config import InferenceConfig
+from psg4d_ros.config import InferenceConfig, WindowConfig
 from psg4d_ros.errors import ContextError
 from psg4d_ros.model.chain import Turn1
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D
-from psg4d_ros.runtime.backends import make_backend
+from psg4d_ros.runtime.backends import SizeLimits, make_backend
 from psg4d_ros.runtime.frame_cache import FrameCache
 from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.given import GivenTubes, segment_tubes
@@ -64,16 +64,30 @@ class WindowPredictor:
 
     vocabulary: the words answers are chosen from; it and ``config`` may be exchanged between calls. counts: outcomes of
     the language model that were not an answer; and of given tubes, how many there were and how many had no slot.
+    num_frames: of a full window; backends that reserve memory do so for it, longer ones run elsewhere.
     """
 
-    def __init__(self, model: PSG4D, config: InferenceConfig, *, trained: bool) -> None:
+    def __init__(
+        self,
+        model: PSG4D,
+        config: InferenceConfig,
+        *,
+        trained: bool,
+        num_frames: int = WindowConfig.num_frames,
+    ) -> None:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.model = model
         self.config = config
         self.trained = trained
         self.vocabulary: Vocabulary = model.vocabulary
-        self.backend = make_backend(config.backend, model)
+        self.backend = make_backend(
+            config.backend,
+            model,
+            SizeLimits(config.max_voxels, num_frames),
+            precision=config.engine_precision,
+            wait=config.wait_for_engines,
+        )
         self.cache = FrameCache(self.backend, model.config.encoder)
         self.writer = Writer(model.language_model)
         self.counts: Counter[str] = Counter()
@@ -185,11 +199,15 @@ class WindowPredictor:
         notes: list[tuple[GraphStatus, str]],
         clock: StageClock,
     ) -> WindowPrediction:
-        """status: the gravest of ``notes``; status_text: all of them, and where gravity came from."""
+        """status: the gravest of ``notes``; status_text: all of them, what is wrong with the backend, and where
+        gravity came from."""
         if not self.trained:
             notes.append((GraphStatus.UNTRAINED, "untrained weights: labels, masks and relations mean nothing"))
         status = min((s for s, _ in notes), key=GRAVEST_FIRST.index, default=GraphStatus.OK)
-        text = "; ".join([text for _, text in notes] + [f"gravity from {window.newest.alignment}"])
+        texts = [text for _, text in notes]
+        if self.backend.problem:  # slower, but nothing is missing: no status of its own
+            texts.append(self.backend.problem)
+        text = "; ".join([*texts, f"gravity from {window.newest.alignment}"])
         none = tuple(np.zeros(len(f.frame), np.int32) for f in window.frames)
         labels = none if segmentation is None else segmentation.point_instance
         return WindowPrediction(window, instances, labels, relations, status, text, clock.stage_ms)
