@@ -55,8 +55,8 @@ lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
 	@set -e; for wheels in kilted jazzy; do \
 	  uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate $(ARGS) \
-	    requirements/core.in requirements/sim.in requirements/train.in requirements/dev.in requirements/ros-$$wheels.in requirements/build-$$wheels.txt -o .lock.tmp; \
-	  { echo "# Made by 'make lock' from core.in, sim.in, train.in, dev.in, ros-$$wheels.in and build-$$wheels.txt: do not edit."; \
+	    requirements/core.in requirements/sim.in requirements/train.in requirements/trt.in requirements/dev.in requirements/ros-$$wheels.in requirements/build-$$wheels.txt -o .lock.tmp; \
+	  { echo "# Made by 'make lock' from core.in, sim.in, train.in, trt.in, dev.in, ros-$$wheels.in and build-$$wheels.txt: do not edit."; \
 	    grep -vE '^(cuda-|nvidia-|triton==)' .lock.tmp | sed -E "$(LOCK_MARKERS)"; } > requirements/lock-$$wheels.txt; \
 	  rm .lock.tmp; echo "requirements/lock-$$wheels.txt"; \
 	done
