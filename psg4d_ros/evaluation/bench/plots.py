@@ -99,7 +99,7 @@ def draw_bars(groups: Mapping[str, Mapping[str, float]], title: str) -> Image.Im
     for power in range(low, high + 1):
         at = place(10.0**power)
         _line(draw, [(at, top - 4), (at, bottom)], _GRID, 1)
-        _text(draw, (at, bottom + 14), f"{10.0**power:g}", 12, _QUIET, "mm")
+        _text(draw, (at, bottom + 14), _number(10.0**power), 12, _QUIET, "mm")
     y = float(top)
     for (group, values), height in zip(groups.items(), heights, strict=True):
         _text(draw, (left - 12, y + (height - gap) / 2), group, 13, _INK, "rm")
@@ -188,7 +188,7 @@ def _rounded_up(value: float) -> float:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _sheet(width: float, height: float) -> tuple[Image.Image, ImageDraw.ImageDraw]:

@@ -19,7 +19,7 @@ from psg4d_ros.evaluation.bench.memory import FULL_POINTS, TINY_POINTS, measure_
 from psg4d_ros.evaluation.bench.paths import Paths
 from psg4d_ros.evaluation.bench.plan import Plan
 from psg4d_ros.evaluation.bench.speed import measure_speed
-from psg4d_ros.evaluation.bench.streams import Stream, bundled_stream, simulated_stream
+from psg4d_ros.evaluation.bench.streams import SIMULATED_INTERVAL_S, Stream, bundled_stream, simulated_stream
 
 # Of the cores that others kept busy when the run began: beyond it, times say little.
 BUSY = 0.3
@@ -92,8 +92,14 @@ def _measured(paths: Paths, plan: Plan, simulated: Stream, progress: Callable[[s
 
 
 def _sized(config: PipelineConfig, plan: Plan) -> PipelineConfig:
-    inference = config.inference
-    return replace(config, inference=replace(inference, max_pairs=min(plan.pairs, inference.max_pairs)))
+    """With the plan's pairs, and with a window that takes every frame and gives a graph for each."""
+    window, inference = config.window, config.inference
+    interval_s = min(window.frame_interval_s, SIMULATED_INTERVAL_S)
+    return replace(
+        config,
+        window=replace(window, min_frames=1, frame_interval_s=interval_s),
+        inference=replace(inference, max_pairs=min(plan.pairs, inference.max_pairs)),
+    )
 
 
 def _answering(paths: Paths) -> PipelineConfig:

@@ -20,6 +20,7 @@ from psg4d_ros.transforms import TransformBuffer
 
 BUNDLED_FRAME = "odom"  # a level frame that the bundled recording brings a transform to
 WORLD_FRAME = "world_of_recording"
+SIMULATED_INTERVAL_S = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +50,12 @@ def bundled_stream() -> Stream:
 
 
 def simulated_stream(num_frames: int, image: tuple[int, int], seed: int = 0) -> Stream:
-    """One scene of the simulator's test split, a depth camera of ``image`` rays at 4 Hz.
+    """One scene of the simulator's test split, a depth camera of ``image`` rays, a frame each SIMULATED_INTERVAL_S.
 
     Raises Psg4dError where the simulator's ray caster is not installed.
     """
     split, _ = choose_split("test", 1)
-    scene = make_scene(split, 0, seed=seed, size=image, frames=num_frames)
+    scene = make_scene(split, 0, seed=seed, size=image, frames=num_frames, rate_hz=1.0 / SIMULATED_INTERVAL_S)
     return posed_stream("simulated", scene.data.recording().open_frames())
 
 
@@ -71,7 +72,7 @@ def posed_stream(name: str, frames: Iterable[LabelledFrame]) -> Stream:
     return Stream(name, tuple(clouds), transforms, WORLD_FRAME)
 
 
-def wandering_boxes(num_points: int, interval_s: float = 0.25) -> Iterator[PointFrame]:
+def wandering_boxes(num_points: int, interval_s: float = SIMULATED_INTERVAL_S) -> Iterator[PointFrame]:
     """Boxes that wander over a floor without end, for long runs: cheap to make. In a frame that is level, z up."""
     rng = np.random.default_rng(0)
     index = np.arange(num_points, dtype=np.int64)
