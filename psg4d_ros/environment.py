@@ -10,9 +10,13 @@ import sys
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from psg4d_ros.errors import Psg4dError
 from psg4d_ros.version import share_directory, version
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,25 @@ def _backends() -> list[Item]:
     ):
         item = _package(package, package, f"pip install {package}: for {use}")
         backends.append(replace(item, optional=True))
+    backends.append(_tensorrt(choose_device("auto")))
     if not torch.cuda.is_available():
         return [*backends, Item("GPU", False, f"none that torch {torch.__version__} can use", remedy, optional=True)]
     capability = ".".join(map(str, torch.cuda.get_device_capability()))
     found = f"{torch.cuda.get_device_name()}, compute capability {capability}"
     return [*backends, Item("GPU", True, found, optional=True)]
+
+
+def _tensorrt(device: torch.device) -> Item:
+    """What builds and runs engines; whether it runs them on this GPU shows when one is loaded."""
+    from psg4d_ros.runtime.tensorrt_api import INSTALL, find_tensorrt
+
+    try:
+        tensorrt = find_tensorrt(device)
+    except Psg4dError as error:
+        remedy = f"for inference.backend tensorrt, which nothing else needs: {INSTALL}"
+        return Item("TensorRT", False, str(error), remedy, optional=True)
+    here = "" if device.type == "cuda" else ", which can build engines without a GPU, but not run them"
+    return Item("TensorRT", True, f"{tensorrt.name} {tensorrt.version}{here}", optional=True)
 
 
 def _spconv() -> Item:

@@ -65,7 +65,6 @@ class Sources:
     shedder: LoadShedder
     checkpoint: Path
     transforms: str
-    backend: str
 
 
 class DiagnosticsReporter:
@@ -146,11 +145,14 @@ class DiagnosticsReporter:
                 status.raise_to(ERROR, f"{kind}: {text}")
         if source.shedder.reason:
             status.raise_to(WARN, source.shedder.reason)
+        backend = source.pipeline.predictor.backend
+        if backend.problem:
+            status.raise_to(WARN, backend.problem)
         if graph is not None and graph.status not in (GraphStatus.OK, GraphStatus.UNTRAINED):
             status.raise_to(WARN, f"{graph.status.name}: {graph.status_text}")
         status.values = {
             "rate_hz": rate,
-            "backend": source.backend,
+            "backend": f"{backend.name} on {backend.device}",
             "graph_status": graph.status.name if graph else "none yet",
             "alignment": source.health.alignment,
             "max_points": str(source.shedder.max_points),

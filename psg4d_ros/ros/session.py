@@ -83,7 +83,6 @@ class Session:
         self._jumps = node.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=JUMP_BACK, on_clock_change=True), post_callback=self._on_jump
         )
-        backend = self.pipeline.predictor.backend
         self._diagnostics = DiagnosticsReporter(
             Sources(
                 health=self.health,
@@ -92,7 +91,6 @@ class Session:
                 shedder=self._shedder,
                 checkpoint=self.checkpoint,
                 transforms=self._transforms.name,
-                backend=f"{backend.name} on {backend.device}",
             )
         )
 

@@ -193,7 +193,7 @@ def find_tensorrt(device: torch.device) -> TensorRT:
             return _opened(name)
         except ConfigError as error:
             reasons.append(str(error))
-    raise ConfigError(f"no TensorRT ({'; '.join(reasons)}); run: {INSTALL}")
+    raise ConfigError(f"no TensorRT: {'; '.join(reasons)}; run: {INSTALL}")
 
 
 @functools.cache  # the libraries want one logger in a process
