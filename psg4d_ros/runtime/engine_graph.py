@@ -43,7 +43,7 @@ class Buffers:
 
 
 class EngineGraph:
-    """Runs on torch's current stream of ``device``; one call at a time.
+    """Runs on torch's current stream of ``device``, the same in all calls; one call at a time.
 
     inputs, outputs: names, in the order in which ``__call__`` takes and gives them. Raises ExportError when the engine
     has others.
@@ -85,7 +85,11 @@ class EngineGraph:
             if name in self._engine.limits:
                 _demand(context.set_input_shape(name, tuple(tensor.shape)), f"{name} of {tuple(tensor.shape)}")
             _demand(context.set_tensor_address(name, tensor.data_ptr()), name)
-        if unclear := context.infer_shapes():
+        try:
+            unclear = context.infer_shapes()
+        except RuntimeError as error:
+            raise ExportError(f"the engine cannot derive its output shapes: {error}") from error
+        if unclear:
             raise ExportError(f"the engine does not know the shapes of {', '.join(unclear)}")
         found = []
         for name in self._outputs:

@@ -16,12 +16,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from psg4d_ros.config import ModelConfig
 from psg4d_ros.errors import ExportError
+from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.backends import SizeLimits
+from psg4d_ros.runtime.devices import choose_device
 from psg4d_ros.runtime.export import write_whole
-from psg4d_ros.runtime.graph_parts import GraphPart
-from psg4d_ros.runtime.tensorrt_api import AHEAD_OF_TIME, Range, TensorRT
+from psg4d_ros.runtime.graph_parts import GraphPart, graph_parts
+from psg4d_ros.runtime.tensorrt_api import AHEAD_OF_TIME, Range, TensorRT, find_tensorrt
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,12 @@ class Engine:
     def cache(self) -> Path:
         return self.path.with_suffix(".cache")
 
+    def summary(self) -> str:
+        """One line for people."""
+        said = self.manifest
+        size = said["engine_bytes"] / 2**20
+        return f"{self.path.name}: {size:.1f} MiB, {said['library']} {said['version']}, {said['target']}, not run"
+
 
 def dimension_ranges(part: GraphPart, model: ModelConfig, limits: SizeLimits) -> dict[str, Range]:
     """(least, usual, largest) of each dynamic dimension of a part, by name. Never 0: torch takes what is empty."""
@@ -63,6 +73,30 @@ def dimension_ranges(part: GraphPart, model: ModelConfig, limits: SizeLimits) ->
             "V": (usual, most),
         }
     return {name: (1, min(max(1, sizes[name][0]), sizes[name][1]), sizes[name][1]) for name in names}
+
+
+def build_engines(
+    tensorrt: TensorRT, model: PSG4D, folder: Path, precision: str, limits: SizeLimits, device: torch.device
+) -> dict[str, Engine]:
+    """The engines of the graphs in ``folder``, by part, built where they are not there yet; none is loaded.
+
+    precision: of the graphs. device: what they are to run on; without a GPU they are built ahead of time. Raises
+    ConfigError where that is not possible, ExportError when a graph is missing or cannot be built.
+    """
+    target = tensorrt.target(device)
+    return {
+        part.name: ready_engine(tensorrt, folder, part, precision, dimension_ranges(part, model.config, limits), target)
+        for part in graph_parts(model)
+    }
+
+
+def engines_beside(model: PSG4D, folder: Path, precision: str) -> list[Engine]:
+    """Build for this machine's GPU, or ahead of time where there is none, with the sizes of the default configuration.
+
+    Raises what ``find_tensorrt`` and ``build_engines`` raise.
+    """
+    device = choose_device("auto")
+    return list(build_engines(find_tensorrt(device), model, folder, precision, SizeLimits(), device).values())
 
 
 def ready_engine(

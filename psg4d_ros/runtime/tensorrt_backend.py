@@ -17,7 +17,7 @@ from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D, WindowTokens
 from psg4d_ros.runtime.backends import Backend, SizeLimits, rulebook_centers
 from psg4d_ros.runtime.engine_graph import EngineGraph
-from psg4d_ros.runtime.engines import Engine, dimension_ranges, ready_engine
+from psg4d_ros.runtime.engines import Engine, build_engines
 from psg4d_ros.runtime.export import write_whole
 from psg4d_ros.runtime.graph_cache import cached_graphs
 from psg4d_ros.runtime.graph_parts import GraphPart, decoder_inputs, decoder_outputs, encoder_inputs, graph_parts
@@ -33,28 +33,13 @@ log = logging.getLogger(__name__)
 _TRIED_VOXELS = (1, 2000, 5001)
 
 
-def build_engines(
-    tensorrt: TensorRT, model: PSG4D, folder: Path, precision: str, limits: SizeLimits, device: torch.device
-) -> dict[str, Engine]:
-    """The engines of the graphs in ``folder``, by part, built where they are not there yet; none is loaded.
-
-    precision: of the graphs. device: what they are to run on; without a GPU they are built ahead of time. Raises
-    ConfigError where that is not possible, ExportError when a graph is missing or cannot be built.
-    """
-    target = tensorrt.target(device)
-    return {
-        part.name: ready_engine(tensorrt, folder, part, precision, dimension_ranges(part, model.config, limits), target)
-        for part in graph_parts(model)
-    }
-
-
 class TensorRTBackend:
     """The model's weights as they are now; what is trained or switched later does not reach the engines.
 
     fallback: serves what the engines do not: everything until they are ready, or for good where they cannot run (see
     ``problem``), and single frames and windows that are empty or larger than ``limits``. wait: the constructor returns
-    when the engines are ready or have failed; otherwise they are made in a thread of its own. cache: folder for graphs
-    and engines, by default the user's.
+    when the engines are ready or have failed; otherwise they are built in a thread of their own. cache: folder for
+    graphs and engines, by default the user's.
     """
 
     def __init__(
