@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("out", type=Path, metavar="OUT", help="folder for the graphs and their manifests")
     export.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
     export.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of weights (default: fp32)")
+    export.add_argument("--engines", action="store_true", help="TensorRT engines of the graphs, too; none is run")
     export.set_defaults(run=_export)
     check = verbs.add_parser("check", parents=[common], help="say what is installed, what is missing and how to get it")
     check.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
@@ -329,12 +330,21 @@ def _export(options: argparse.Namespace) -> int:
         parts = export_model(model, options.out, options.precision)
     except ParityError as error:
         failure, parts = error, error.parts
+    engines = []
+    if options.engines and failure is None:
+        from psg4d_ros.runtime.engines import engines_beside
+
+        engines = engines_beside(model, options.out, options.precision)
     if options.json:
-        values = {name: report.__dict__ for name, report in parts.items()}
+        values = {name: dict(report.__dict__) for name, report in parts.items()}
+        for engine in engines:
+            values[engine.manifest["part"]]["engine"] = {"file": engine.path.name, **engine.manifest}
         write_json(options.json, {"out": str(options.out), "precision": options.precision, "parts": values})
     if failure is not None:
         raise failure
     print(export_table(parts, options.out))
+    for engine in engines:
+        print(engine.summary())
     return 0
 
 
