@@ -220,7 +220,7 @@ class TestThresholds:
         arguments = ["replay", str(bag), "--checkpoint", str(tiny_checkpoint), *SETTINGS, *IN_WORLD, "--limit", "2"]
         arguments += ["--thresholds", str(limits), "--json", str(tmp_path / "out.json")]
         limits.write_text(
-            "stability.coverage: {min: 0.5}\nlatency_ms.total.p95: {max: 1e6}\nwindows: {min: 2, max: 2}\n"
+            "stability.coverage: {min: 0.5}\nlatency_ms.total.p95: {max: 1000000}\nwindows: {min: 2, max: 2}\n"
         )
         assert main(arguments) == 0
         limits.write_text("windows: {min: 3}\ntube.triplet.R@50: {min: 0}\nmemory_mb.peak: {max: 1}\n")

@@ -28,6 +28,7 @@ from psg4d_ros.version import share_directory
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 GROUND_TRUTH = "/ground_truth/"  # topics below hold what is true, not what a sensor saw (see bag_truth.py)
+PREDICTED_CLOUDS = "/scene_graph/instances"  # how the topic of the node's own labelled clouds ends
 Storage = Literal["mcap", "sqlite3"]
 
 _log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Bag:
         return sum(c.msgcount for c in self._reader.connections if c.topic == topic)
 
     def choose_cloud_topic(self, topic: str | None = None) -> str:
-        """``topic`` if it holds clouds; None: the only cloud topic there is, ground truth not counted.
+        """``topic`` if it holds clouds; None: the only cloud topic there is, not counting ground truth and predictions.
 
         Raises DatasetError with the choice.
         """
@@ -123,7 +124,7 @@ class Bag:
                 what = f"holds {self.topics[topic]}" if topic in self.topics else "is not in the bag"
                 raise DatasetError(f"{self.path}: topic {topic} {what}, expected PointCloud2; topics: {listed}")
             return topic
-        clouds = tuple(t for t in clouds if not t.startswith(GROUND_TRUTH))
+        clouds = tuple(t for t in clouds if not t.startswith(GROUND_TRUTH) and not t.endswith(PREDICTED_CLOUDS))
         if not clouds:
             raise DatasetError(f"{self.path} has no topic of type {CLOUD_TYPE}; topics: {listed}")
         if len(clouds) > 1:

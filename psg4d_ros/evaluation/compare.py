@@ -84,7 +84,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any], *, seed: int = 0, sample
             continue
         draws = _draws(rows, by_scene, samples, rng)
         for name, statistic in statistics.items():
-            found[name] = _judge(name, rows, statistic, draws, by_scene)
+            if np.isfinite([statistic(rows.a), statistic(rows.b)]).any():  # measured at all
+                found[name] = _judge(name, rows, statistic, draws, by_scene)
     for name in ("frames_dropped", "memory_mb.peak"):
         values = [[v for r in side if (v := measure(r, name)) is not None] for side in zip(*pairs, strict=True)]
         if all(len(v) == len(pairs) for v in values):
