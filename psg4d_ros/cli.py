@@ -13,16 +13,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from psg4d_ros.cli_replay import add_replay_arguments, pipeline_config_of, print_result, run_recording
+from psg4d_ros.cli_replay import add_replay_arguments, pipeline_config_of, run_demo
 from psg4d_ros.errors import Psg4dError
 from psg4d_ros.evaluation.result_files import check_writable, write_json, write_text
 from psg4d_ros.threads import wait_briefly
 from psg4d_ros.version import version
-
-if TYPE_CHECKING:
-    from psg4d_ros.structures import SceneGraph
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,8 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--limit", type=int, metavar="N", help="stop after N clouds")
     running.add_argument("--no-timings", action="store_true", help="leave all wall-clock values out")
 
-    demo = verbs.add_parser("demo", parents=[common, running], help="replay the bundled recording and print its graphs")
-    demo.set_defaults(run=_demo, rate=None, ground_truth=None, write_bag=None, export=[], export_dir=None)
+    demo = verbs.add_parser(
+        "demo", parents=[common, running], help="replay a real and a simulated recording, print graphs, write a report"
+    )
+    demo.set_defaults(run=run_demo, rate=None, ground_truth=None, write_bag=None, export=[], export_dir=None)
     replay = verbs.add_parser(
         "replay",
         parents=[common, running],
@@ -142,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="only compare graphs with the plain path's; status 1 if they differ"
     )
     benchmark.set_defaults(run=_bench)
-    export = verbs.add_parser("export", parents=[common], help="encoder and mask decoder as ONNX, checked against torch")
+    export = verbs.add_parser(
+        "export", parents=[common], help="encoder and mask decoder as ONNX, checked against torch"
+    )
     export.add_argument("out", type=Path, metavar="OUT", help="folder for the graphs and their manifests")
     export.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint folder (default: the shipped one)")
     export.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of weights (default: fp32)")
@@ -153,30 +153,6 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--dataset", type=Path, metavar="ROOT", help="look at a download of PSG4D instead")
     check.set_defaults(run=_check)
     return parser
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from psg4d_ros.checkpoint import default_checkpoint, read_manifest
-    from psg4d_ros.data.bundled import bundled_bag
-    from psg4d_ros.evaluation.tables import graph_table
-
-    options.checkpoint = options.checkpoint or default_checkpoint()
-    # The recording brings the transform to a level frame. Explicit settings come later and win.
-    defaults = ["coordinates.target_frame=odom"]
-    if not read_manifest(options.checkpoint).trained:
-        # Random weights are sure of nothing: the best few relations are shown whatever their score.
-        defaults += ["inference.relation_threshold=0.0", "inference.max_relations=6"]
-    options.set = defaults + options.set
-    graphs: list[SceneGraph] = []
-    result = run_recording(options, bundled_bag(), graphs.append)
-    for graph in graphs:
-        print(graph_table(graph, timings=not options.no_timings), end="\n\n")
-    counts = {"objects": len(result.objects()), "relations": len(result.triplets())}
-    values = {**counts, **result.to_json(timings=not options.no_timings)}
-    if options.json:
-        write_json(options.json, values)
-    print_result(options, result, values)
-    return 0
 
 
 def _eval(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``psg4d replay``: its arguments, and what it prints and writes. Part of the command line, see cli.py.
+"""``psg4d replay`` and ``psg4d demo``: what they print and write. Part of the command line, see cli.py.
 
 Heavy imports happen inside the functions, so that ``--help`` answers at once.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from psg4d_ros.errors import Psg4dError
 from psg4d_ros.evaluation.exports import FORMATS
 from psg4d_ros.evaluation.result_files import check_writable, write_json, write_text
 
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from psg4d_ros.evaluation.replay import ReplayResult
     from psg4d_ros.evaluation.replay_job import ReplayJob
     from psg4d_ros.evaluation.replay_many import ManyResults
+    from psg4d_ros.evaluation.report.payload import ReportSection
+    from psg4d_ros.evaluation.report.recorder import ReplayRecorder
     from psg4d_ros.structures import SceneGraph
+
+REPORT = "report.html"
+DEMO_FRAMES = 16
 
 
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +39,9 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--thresholds", type=Path, metavar="YAML", help="what must be reached; exit status 1 if not")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write DIR/report.html: the scene in 3D, its graph, the timeline"
+    )
     parser.add_argument(
         "--write-bag", type=Path, metavar="OUT", help="write bag and predictions: OUT.mcap, or a folder"
     )
@@ -61,12 +70,16 @@ def run_replay(options: argparse.Namespace) -> int:
     from psg4d_ros.evaluation.thresholds import failures, load_thresholds
 
     thresholds = load_thresholds(options.thresholds) if options.thresholds else None
-    for file in (options.json, options.markdown):
+    report = options.report / REPORT if options.report else None
+    for file in (options.json, options.markdown, report):
         if file:
             check_writable(file)  # before the work, not after it
     bags = bags_in(options.path)
     status = 0
+    recorder = None
     if bags:
+        if report:
+            options.usage_error(f"--report is of one recording, {options.path} is a folder of bags")
         many = _run_many(options, bags)
         values = many.to_json(timings=not options.no_timings)
         print(_many_table(values))
@@ -76,7 +89,8 @@ def run_replay(options: argparse.Namespace) -> int:
     else:
         if options.workers or options.ray:
             options.usage_error(f"--workers and --ray are for a folder of bags, {options.path} is none")
-        result = run_recording(options, options.path)
+        recorder = make_recorder() if report else None
+        result = run_recording(options, options.path, recorder=recorder)
         values = result.to_json(timings=not options.no_timings)
         print_result(options, result, values)
         if result.truth_error is not None:
@@ -91,17 +105,106 @@ def run_replay(options: argparse.Namespace) -> int:
         write_text(options.markdown, replay_markdown(values, failed))
     for line in failed or ():
         print(f"psg4d replay: {line}", file=sys.stderr)
+    if report and recorder is not None:  # last: nothing else is lost when it fails
+        write_sections(report, [section_of(options, result.bag, result, recorder)])
+        print(report)
     return 1 if failed else status
 
 
+def run_demo(options: argparse.Namespace) -> int:
+    """The verb: the bundled recording and a simulated scene, and the report of both; the exit status."""
+    from psg4d_ros.checkpoint import default_checkpoint, read_manifest
+    from psg4d_ros.data.bundled import bundled_bag
+    from psg4d_ros.evaluation.tables import graph_table
+
+    report = Path("out") / REPORT
+    options.checkpoint = options.checkpoint or default_checkpoint()
+    given = options.set
+    # The recording brings the transform to a level frame. Explicit settings come later and win.
+    defaults = ["coordinates.target_frame=odom"]
+    if not read_manifest(options.checkpoint).trained:
+        # Random weights are sure of nothing: the best few relations are shown whatever their score.
+        defaults += ["inference.relation_threshold=0.0", "inference.max_relations=6"]
+    options.set = defaults + given
+    graphs: list[SceneGraph] = []
+    recorder = make_recorder()
+    result = run_recording(options, bundled_bag(), graphs.append, recorder)
+    for graph in graphs:
+        print(graph_table(graph, timings=not options.no_timings), end="\n\n")
+    values = result.to_json(timings=not options.no_timings)
+    print_result(options, result, values)
+    sections = [section_of(options, "Kinect", result, recorder, "A real recording: three clouds of a Kinect.")]
+    options.set, options.topic = [*defaults, "coordinates.target_frame=world", *given], None
+    simulated = _simulated_section(options)
+    if simulated is not None:
+        sections.append(simulated)
+        print()
+        print_result(options, simulated.result, simulated.result.to_json(timings=not options.no_timings))
+    counts = {"objects": len(result.objects()), "relations": len(result.triplets()), "report": str(report)}
+    if options.json:
+        others = [s.result.to_json(timings=not options.no_timings) for s in sections[1:]]
+        write_json(options.json, {**counts, **values, "others": others})
+    write_sections(report, sections)
+    print(f"\n{report}")
+    return 0
+
+
+def _simulated_section(options: argparse.Namespace) -> ReportSection | None:
+    """A scene of the simulator, made on first use in out/; None, and a line that says why, where there is none."""
+    from psg4d_ros.data.simulation.production import SimulationJob, simulate, simulator_hash
+
+    try:
+        folder = Path("out") / f"demo_scene-{simulator_hash()}"
+        job = SimulationJob(folder, split="val", frames=DEMO_FRAMES, bag=True)
+        simulate(job, 1, workers=1)
+        recorder = make_recorder()
+        result = run_recording(options, folder / job.scene_name(0), recorder=recorder)
+    except Psg4dError as error:
+        print(f"psg4d demo: no simulated scene in the report: {error}", file=sys.stderr)
+        return None
+    note = "A simulated room, of which everything is known: compare with the ground truth."
+    return section_of(options, "Simulated room", result, recorder, note)
+
+
+def make_recorder() -> ReplayRecorder:
+    """For run_recording and section_of."""
+    from psg4d_ros.evaluation.report.recorder import ReplayRecorder
+
+    return ReplayRecorder()
+
+
+def section_of(
+    options: argparse.Namespace, title: str, result: ReplayResult, recorder: ReplayRecorder, note: str = ""
+) -> ReportSection:
+    """A tab of the report."""
+    from psg4d_ros.evaluation.report.payload import ReportSection
+
+    return ReportSection(title, result, recorder, note, timings=not options.no_timings)
+
+
+def write_sections(path: Path, sections: list[ReportSection]) -> None:
+    """The report. Raises Psg4dError, whatever goes wrong: all else of a replay is written by then."""
+    from psg4d_ros.evaluation.report.page import write_report
+
+    try:
+        write_report(path, sections)
+    except Psg4dError:
+        raise
+    except Exception as error:
+        raise Psg4dError(f"no report: {type(error).__name__}: {error}; please report this as a bug") from error
+
+
 def run_recording(
-    options: argparse.Namespace, path: Path, on_graph: Callable[[SceneGraph], None] | None = None
+    options: argparse.Namespace,
+    path: Path,
+    on_graph: Callable[[SceneGraph], None] | None = None,
+    recorder: ReplayRecorder | None = None,
 ) -> ReplayResult:
     """Replay one recording with a progress bar, as ``options`` say (of replay or demo)."""
     job = _job(options, path)
     from psg4d_ros.evaluation.replay_job import run_job
 
-    return run_job(job, _progress(options, "cloud"), on_graph)
+    return run_job(job, _progress(options, "cloud"), on_graph, recorder)
 
 
 def print_result(options: argparse.Namespace, result: ReplayResult, values: dict[str, Any]) -> None:

@@ -27,12 +27,14 @@ def find_chromium() -> str | None:
 
 
 class Page:
-    """One page of a new browser. problems: errors and warnings of its console, exceptions, and requests to a network."""
+    """One page of a new browser. problems: errors and warnings of its console, exceptions, network requests."""
 
     def __init__(self, executable: str, profile: Path) -> None:
         self._read, theirs_out = os.pipe()
         theirs_in, self._write = os.pipe()
-        command = f"exec '{executable}' {' '.join(_ARGUMENTS)} --user-data-dir='{profile}' 3<&{theirs_in} 4>&{theirs_out}"
+        command = (
+            f"exec '{executable}' {' '.join(_ARGUMENTS)} --user-data-dir='{profile}' 3<&{theirs_in} 4>&{theirs_out}"
+        )
         self._process = subprocess.Popen(
             ["bash", "-c", command],
             pass_fds=(theirs_in, theirs_out),
@@ -165,5 +167,7 @@ class Page:
             self.problems.append(f"exception: {values['exceptionDetails']}")
         elif name == "Log.entryAdded" and values["entry"]["level"] in ("error", "warning"):
             self.problems.append(f"{values['entry']['source']}: {values['entry']['text']}")
-        elif name == "Network.requestWillBeSent" and not values["request"]["url"].startswith(("file:", "data:", "blob:")):
+        elif name == "Network.requestWillBeSent" and not values["request"]["url"].startswith(
+            ("file:", "data:", "blob:")
+        ):
             self.problems.append(f"request: {values['request']['url']}")

@@ -36,9 +36,14 @@ def test_replay_prints_a_table_and_writes_json(kinect_bag, tiny_checkpoint, tmp_
     assert result["graphs"][-1]["status"] == "UNTRAINED"
 
 
-def test_demo_prints_objects_relations_and_stage_times(tiny_checkpoint, tmp_path, capsys):
+def test_demo_prints_objects_relations_and_stage_times_and_writes_a_report(
+    tiny_checkpoint, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("embreex", reason="the simulated scene needs the extra [sim]")
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "demo.json"
-    assert main(["demo", "--checkpoint", str(tiny_checkpoint), "--json", str(out), "--quiet"]) == 0
+    small = ["--limit", "3", "--set", "inference.threads=1"]
+    assert main(["demo", "--checkpoint", str(tiny_checkpoint), "--json", str(out), "--quiet", *small]) == 0
     text = capsys.readouterr().out
     for stage in ("voxelize", "encode", "turn1", "masks", "name", "turn2", "total"):
         assert f"\n  {stage} " in text
@@ -46,6 +51,31 @@ def test_demo_prints_objects_relations_and_stage_times(tiny_checkpoint, tmp_path
     result = json.loads(out.read_text())
     assert result["objects"] > 0
     assert result["relations"] > 0
+    assert text.splitlines()[-1] == result["report"] == "out/report.html"
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert len(page.encode()) < 15_000_000
+    assert re.findall(r'"title":"([^"]+)","note"', page) == ["Kinect", "Simulated room"]
+    assert "protocol" in result["others"][0]["metrics"]
+
+
+def test_replay_writes_a_report_and_keeps_the_result_when_that_fails(
+    kinect_bag, tiny_checkpoint, tmp_path, capsys, monkeypatch
+):
+    replay = ["replay", str(kinect_bag), "--checkpoint", str(tiny_checkpoint), "--quiet", "--limit", "1"]
+    assert main([*replay, "--report", str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "a" / "report.html")
+    assert (tmp_path / "a" / "report.html").stat().st_size > 500_000
+
+    def broken(*arguments, **options):
+        raise ValueError("out of ink")
+
+    monkeypatch.setattr("psg4d_ros.evaluation.report.page.report_html", broken)
+    assert main([*replay, "--report", str(tmp_path / "b"), "--json", str(tmp_path / "b.json")]) == 1
+    captured = capsys.readouterr()
+    assert "out of ink" in captured.err and len(captured.err.strip().splitlines()) == 1
+    assert "1 clouds, 0 dropped" in captured.out
+    assert len(json.loads((tmp_path / "b.json").read_text())["graphs"]) == 1
+    assert list((tmp_path / "b").iterdir()) == []
 
 
 def test_without_timings_two_replays_are_identical_to_the_byte(kinect_bag, tiny_checkpoint, tmp_path):

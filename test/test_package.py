@@ -237,7 +237,7 @@ def test_package_xml_names_the_licence_of_all_that_is_shipped() -> None:
     for name, words in {
         "Apache-2.0": "Apache License", "BSD-3-Clause": "Redistribution and use", "CC0-1.0": "publicdomain/zero/1.0",
         "CC-BY-3.0": "licenses/by/3.0/)", "CC-BY-3.0-US": "licenses/by/3.0/us/)", "Zlib": "provided 'as-is'",
-        "MIT": "Permission is hereby granted",
+        "MIT": "Permission is hereby granted", "ISC": "Permission to use, copy, modify",
     }.items():  # fmt: skip
         assert words in texts.pop(name), name
     assert not texts
@@ -385,6 +385,8 @@ def test_wheel_holds_module_messages_and_share(wheel: Path, source_copy: Path) -
     sources = {str(p.relative_to(source_copy)) for p in source_copy.glob("psg4d_ros/**/*.py")}
     assert len(sources) > 20
     sources |= {str(p.relative_to(source_copy)) for p in source_copy.glob("psg4d_ros/data/simulation/assets/*")}
+    report = source_copy / "psg4d_ros" / "evaluation" / "report"
+    sources |= {str(p.relative_to(source_copy)) for f in ("template", "vendor") for p in (report / f).iterdir()}
     assert sources <= names
     assert {"psg4d_ros/msg/_scene_graph.py", "psg4d_ros/srv/_set_vocabulary.py", "psg4d_ros/py.typed"} <= names
     assert f"{data}/lib/libpsg4d_ros__rosidl_typesupport_fastrtps_c.so" in names

@@ -17,6 +17,7 @@ from psg4d_ros.evaluation.exports.write import export_graph
 from psg4d_ros.evaluation.prediction_bag import PredictionBag
 from psg4d_ros.evaluation.replay import ReplayResult, Watcher, replay
 from psg4d_ros.evaluation.replay_truth import TruthJudge, find_truth
+from psg4d_ros.evaluation.report.recorder import ReplayRecorder
 from psg4d_ros.pipeline import ScenePipeline
 from psg4d_ros.structures import SceneGraph
 from psg4d_ros.transforms import TransformBuffer
@@ -50,8 +51,12 @@ def run_job(
     job: ReplayJob,
     progress: Progress | None = None,
     on_graph: Callable[[SceneGraph], None] | None = None,
+    recorder: ReplayRecorder | None = None,
 ) -> ReplayResult:
-    """Do it. Raises Psg4dError for a recording, model, truth or target that cannot be read or written."""
+    """Do it. recorder: keeps what a report needs.
+
+    Raises Psg4dError for a recording, model, truth or target that cannot be read or written.
+    """
     truth = find_truth(job.path, job.topic, job.ground_truth)
     judge = None if truth is None else TruthJudge(truth, job.config.window, default_vocabulary())
     with ExitStack() as stack:
@@ -60,6 +65,11 @@ def run_job(
         if job.write_bag is not None:
             bag = PredictionBag(job.write_bag, job.path, job.topic, limit=job.limit, timings=job.timings)
             watchers.append(stack.enter_context(bag))
+        if recorder is not None:
+            watchers.append(recorder)
+            stack.callback(recorder.close)
+            if truth is not None:
+                recorder.compare_with(truth)
         collector = RunGraphCollector()
         if job.exports:
             watchers.append(collector)

@@ -25,8 +25,9 @@ _SCRIPTS = ("data.js", "view3d.js", "cloud.js", "graph.js", "timeline.js", "char
 def write_report(path: Path, sections: Sequence[ReportSection], *, most_bytes: int = MOST_BYTES) -> None:
     """Write the report of one or more replays to ``path``, whole or not at all.
 
-    sections: at least one. Clouds are thinned, and of long replays graphs left out, until the file is below ``most_bytes``. Raises Psg4dError
-    when a replay could not be recorded, the file cannot be written, or no thinning makes it small enough.
+    sections: at least one. Clouds are thinned, and of long replays graphs left out, until the file is below
+    ``most_bytes``. Raises Psg4dError when a replay could not be recorded, the file cannot be written, or no thinning
+    makes it small enough.
     """
     for section in sections:
         if section.recorder.error is not None:

@@ -43,20 +43,23 @@ class RecordedFrame:
 class ReplayRecorder:
     """Sees each cloud of a replay and keeps what the report shows of it.
 
-    truth: the annotation of the same recording. Of long recordings every second, fourth ... graph stays in ``frames``;
+    Of long recordings every second, fourth ... graph stays in ``frames``;
     ``said`` and ``stamps_ns`` know all of them. A recorder never ends a replay: after an error it takes nothing more,
     and ``error`` says what happened.
     """
 
-    def __init__(self, truth: Recording | None = None) -> None:
-        words = default_vocabulary()
-        self.said = GraphCollector(words)
-        self.truth = None if truth is None else TruthLayer(truth, words)
+    def __init__(self) -> None:
+        self.said = GraphCollector(default_vocabulary())
+        self.truth: TruthLayer | None = None
         self.frames: list[RecordedFrame] = []
         self.stamps_ns: list[int] = []
         self.error: Exception | None = None
         self._numbers: dict[tuple[int, int], int] = {}
         self._every = 1
+
+    def compare_with(self, recording: Recording) -> None:
+        """Show the annotation of the same recording, too; before the first cloud."""
+        self.truth = TruthLayer(recording, default_vocabulary())
 
     def take(self, frame: PointFrame | None, graph: SceneGraph | None) -> None:
         """The next cloud and its graph, None where there is none."""
@@ -107,7 +110,7 @@ class ReplayRecorder:
 
 
 def _up(graph: SceneGraph) -> Float64:
-    """float64[3]: away from the ground. Boxes stand upright; without any, the convention of the graph's frame counts."""
+    """float64[3]: away from the ground. Boxes stand upright; without any, the frame's convention counts."""
     if graph.objects:
         return np.asarray(Rotation.from_quat(graph.objects[0].orientation).as_matrix()[:, 2], dtype=np.float64)
     return np.array([0.0, -1.0, 0.0] if graph.frame_id.endswith("_optical_frame") else [0.0, 0.0, 1.0])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from psg4d_ros.structures import Float32, Float64, Int64, UInt8
 
-FIRST_CELL_M = 0.01
+FIRST_CELL_M, LAST_CELL_M = 0.01, 1.0
 KEPT_OF_EACH = 150  # points of an object that come before all others: the small ones stay visible
 STEPS = 65535  # of a coordinate
 
@@ -66,20 +66,25 @@ def _ordered(points: Float32, labels: Int64, most: int, generator: np.random.Gen
     """Indices of the points that stay, those of a fair sample first."""
     index = np.flatnonzero(_near(points))
     index = index[generator.permutation(len(index))]
+    first = _first_of_each(labels[index])
+    few, rest = index[first], index[~first]
     cell = FIRST_CELL_M
-    while len(index) > most and cell < 1.0:
-        _, first = np.unique(_cells(points[index], cell), return_index=True)
-        coarser = index[np.sort(first)]  # np.unique takes the first of a cell: a random point of it
-        if len(coarser) < most // 2:
+    while len(few) + len(rest) > most and cell < LAST_CELL_M:
+        _, kept = np.unique(_cells(points[rest], cell), return_index=True)
+        coarser = rest[np.sort(kept)]  # np.unique takes the first of a cell: a random point of it
+        if len(few) + len(coarser) < most // 2:
             break
-        index, cell = coarser, cell * 1.5
-    order = np.argsort(labels[index], kind="stable")
-    begins = np.flatnonzero(np.diff(labels[index][order], prepend=-1))
-    lengths = np.diff(begins, append=len(order))
-    rank = np.empty(len(index), np.int64)
-    rank[order] = np.arange(len(order)) - np.repeat(begins, lengths)
-    mine = (rank < KEPT_OF_EACH) & (labels[index] > 0)
-    return np.concatenate([index[mine], index[~mine]])[:most]
+        rest, cell = coarser, cell * 1.5
+    return np.concatenate([few, rest])[:most]
+
+
+def _first_of_each(labels: Int64) -> NDArray[np.bool_]:
+    """bool[n]: among the first KEPT_OF_EACH points of an object."""
+    order = np.argsort(labels, kind="stable")
+    begins = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
+    return np.asarray((rank < KEPT_OF_EACH) & (labels > 0))
 
 
 def _near(points: Float32) -> NDArray[np.bool_]:
