@@ -78,7 +78,8 @@ class PredictionBag:
     ) -> None:
         try:
             if kind is None and (self._limit is None or self._clouds < self._limit):
-                self._copy_cloud()  # no cloud is left, so all that is left
+                while self._copy_cloud() is not None:
+                    pass  # to the end of the bag
         except BaseException as failure:
             self._writer.__exit__(type(failure), failure, None)
             raise
