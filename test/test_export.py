@@ -119,7 +119,7 @@ def test_half_precision_agrees_within_its_own_tolerance_and_not_within_that_of_f
 def test_parity_fails_for_weights_that_are_not_the_graphs(exported, parts, name):
     """As after training on, or an exporter that drops a layer: here one weight matrix is off by a tenth."""
     graph, part = OnnxGraph(exported[0] / f"{name}.onnx"), parts[name]
-    module = {"encoder": "encoder.up_blocks.0.0.conv2", "mask_decoder": "decoder.mask_query.2"}[name]
+    module = {"encoder": "encoder.skip.0", "mask_decoder": "decoder.mask_query.2"}[name]
     weight = part.module.get_submodule(module).weight
     before = weight.detach().clone()
     with torch.no_grad():
