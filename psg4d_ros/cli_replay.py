@@ -118,6 +118,7 @@ def run_demo(options: argparse.Namespace) -> int:
     from psg4d_ros.evaluation.tables import graph_table
 
     report = Path("out") / REPORT
+    check_writable(report)
     options.checkpoint = options.checkpoint or default_checkpoint()
     given = options.set
     # The recording brings the transform to a level frame. Explicit settings come later and win.
