@@ -63,6 +63,7 @@ class _Track:
     """What is remembered of an object; ``votes`` and ``attributes`` are probabilities, smoothed over windows.
 
     classes: class_id and is_thing of each label that was ever an instance's first choice (alternatives carry neither).
+    found_ns, lately_found_ns: newest stamps of the first and the last window that found it.
     """
 
     track_id: int
@@ -70,6 +71,8 @@ class _Track:
     last_ns: int
     exit: Float64
     box: Float64
+    found_ns: int
+    lately_found_ns: int
     velocity: Float64 | None = None
     votes: dict[str, float] = field(default_factory=dict)
     classes: dict[str, tuple[int, bool]] = field(default_factory=dict)
@@ -155,9 +158,9 @@ class Tracker:
             if segment is None or now_ns - segment.last_ns > self._max_missing_ns:
                 continue  # not a point of it, or lost again before it is first reported
             if track_id not in self._tracks:
-                instance_ids[i] = self._new_track(track_id or self._next_id, segment)
-            self._see(self._tracks[instance_ids[i]], prediction.instances[i], segment)
-        lost = [i for i, track in self._tracks.items() if now_ns - track.last_ns > self._max_missing_ns]
+                instance_ids[i] = self._new_track(track_id or self._next_id, segment, now_ns)
+            self._see(self._tracks[instance_ids[i]], prediction.instances[i], segment, now_ns)
+        lost = [i for i, track in self._tracks.items() if self._is_lost(track, now_ns)]
         for track_id in lost:
             del self._tracks[track_id]
         ids = np.array([0, *(i if i in self._tracks else 0 for i in instance_ids)], dtype=np.int32)
@@ -168,14 +171,24 @@ class Tracker:
         self._sequence += 1
         return graph
 
-    def _new_track(self, track_id: int, segment: _Segment) -> int:
+    def _is_lost(self, track: _Track, now_ns: int) -> bool:
+        """Out of sight for too long; or no window finds it any more, for longer than windows had found it before: what
+        a single window imagined is gone with the next."""
+        if now_ns - track.last_ns > self._max_missing_ns:
+            return True
+        return now_ns - track.lately_found_ns > track.lately_found_ns - track.found_ns
+
+    def _new_track(self, track_id: int, segment: _Segment, now_ns: int) -> int:
         self._next_id = max(self._next_id, track_id + 1)
-        self._tracks[track_id] = _Track(track_id, segment.first_ns, segment.last_ns, segment.exit, segment.box)
+        self._tracks[track_id] = _Track(
+            track_id, segment.first_ns, segment.last_ns, segment.exit, segment.box, now_ns, now_ns
+        )
         return track_id
 
     @staticmethod
-    def _see(track: _Track, instance: InstancePrediction, segment: _Segment) -> None:
+    def _see(track: _Track, instance: InstancePrediction, segment: _Segment, now_ns: int) -> None:
         track.vote(instance)
+        track.lately_found_ns = now_ns
         track.first_ns = min(track.first_ns, segment.first_ns)
         if segment.last_ns >= track.last_ns:
             track.last_ns, track.exit, track.box = segment.last_ns, segment.exit, segment.box

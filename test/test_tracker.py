@@ -128,6 +128,16 @@ def test_an_object_out_of_sight_is_kept_for_max_missing_and_then_lost() -> None:
             assert cups[0].position.tolist() == pytest.approx([1, 0, 0.5], abs=0.05), "the last box stays"
 
 
+def test_what_a_single_window_imagined_is_gone_with_the_next_and_what_many_found_is_waited_for() -> None:
+    run = Run([Thing("ghost", still(1)), Thing("chair1", still(0, 3))])
+    assert [len(run.step(newest, missed=("ghost",)).objects) for newest in range(3)] == [1, 1, 1]
+    assert len(run.step(3).objects) == 2
+    assert len(run.step(4, missed=("ghost",)).objects) == 1
+    run = Run([Thing("cup", still(1)), Thing("chair1", still(0, 3))])
+    run.steps(5)
+    assert [len(run.step(5 + k, missed=("cup",)).objects) for k in range(6)] == [2, 2, 2, 2, 1, 1]
+
+
 def test_an_object_that_comes_back_in_time_and_in_place_keeps_its_id() -> None:
     run = Run([Thing("person1", seen_while(walk(-1, 0.5), (0, 2), (3, 9))), Thing("chair1", still(0, 3))], num_frames=3)
     run.steps(30)
