@@ -86,6 +86,10 @@ class TensorRTBackend:
         """Why the engines do not serve; empty when they do."""
         return self._problem
 
+    def serve(self, graphs: dict[str, EngineGraph]) -> None:
+        """From now on these engines serve, by part."""
+        self._graphs, self._problem = graphs, ""
+
     def encode(self, grid: VoxelGrid, rulebook: Rulebook, stamp_ns: int) -> FrameFeatures:
         outputs = self._run("encoder", encoder_inputs(grid.features, rulebook))
         if outputs is None:
@@ -131,7 +135,7 @@ class TensorRTBackend:
             text = str(error) if isinstance(error, Psg4dError) else f"{type(error).__name__}: {error}"
             self._give_up(text)
         else:
-            self._graphs, self._problem = graphs, ""  # in one step for the thread that runs windows
+            self.serve(graphs)
             log.info("%s %s runs encoder and mask decoder in %s", tensorrt.name, tensorrt.version, precision)
 
 
