@@ -160,7 +160,7 @@ def _build(
     timings = path.with_name(f"{tensorrt.name}.timings")
     before = timings.read_bytes() if timings.is_file() else b""
     start = time.perf_counter()
-    data, after = tensorrt.build(onnx, dynamic, identity["target"], before)
+    data, after = tensorrt.build(onnx, dynamic, before)
     manifest = {
         **identity,
         "engine_sha256": sha256(data).hexdigest(),

@@ -4,6 +4,7 @@ Where they differ, and what is done about it:
 
 - ``tensorrt`` builds on the GPU that it builds for. ``tensorrt_rtx`` builds ahead of time, without a GPU, one engine
   for all GPUs of compute capability 8.0 and above that it supports, and compiles it for the one at hand when it runs.
+  (For 7.5 it could be asked to build, but has no products of float32 there, which the mask decoder needs.)
 - So ``tensorrt`` keeps a timing cache (of kernels that were tried while building), ``tensorrt_rtx`` a runtime cache (of
   kernels that were compiled while running). A timing cache would only make ``tensorrt_rtx`` look for a GPU.
 - ``tensorrt_rtx`` can tell why an engine does not fit the machine (``get_engine_validity``).
@@ -29,10 +30,10 @@ from psg4d_ros.errors import ConfigError, ExportError
 log = logging.getLogger(__name__)
 
 AHEAD_OF_TIME = "ahead of time"
-INSTALL = "pip install tensorrt-rtx-cu13 (GeForce and RTX GPUs; builds without a GPU), or pip install tensorrt"
+INSTALL = (
+    "pip install tensorrt-rtx-cu13 (GeForce and RTX GPUs from Ampere on; builds without one), or pip install tensorrt"
+)
 _OLDEST_TENSORRT = (10, 1)
-# Only for these GPUs must tensorrt_rtx be told what to build for.
-_TURING = (7, 5)
 _DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "INT64": torch.int64, "INT32": torch.int32}
 
 # least, most usual and largest value of a dynamic dimension
@@ -77,21 +78,21 @@ class TensorRT:
 
         Raises ConfigError where this module cannot build for it.
         """
-        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
         if self.builds_ahead:
-            return "7.5" if capability == _TURING else AHEAD_OF_TIME
-        if capability is None:
+            return AHEAD_OF_TIME
+        if device.type != "cuda":
             raise ConfigError(f"tensorrt {self.version} builds engines only on a GPU; without one: {INSTALL}")
+        capability = torch.cuda.get_device_capability(device)
         # An engine runs on other GPUs of the same capability, too, but was not tuned for them.
         return f"{capability[0]}.{capability[1]} {torch.cuda.get_device_name(device)}"
 
     def build(
-        self, onnx: bytes, dynamic: Mapping[str, Mapping[int, Range]], target: str, timing_cache: bytes = b""
+        self, onnx: bytes, dynamic: Mapping[str, Mapping[int, Range]], timing_cache: bytes = b""
     ) -> tuple[bytes, bytes]:
         """An engine and the timing cache afterwards (empty for tensorrt_rtx).
 
-        dynamic: for each input with dynamic axes, their ranges by axis. target: see ``target``. Raises ExportError with
-        the library's own words when the graph cannot be read or built.
+        dynamic: for each input with dynamic axes, their ranges by axis. Built for ``target`` of torch's current device.
+        Raises ExportError with the library's own words when the graph cannot be read or built.
         """
         trt = self._trt
         self._errors.clear()
@@ -100,8 +101,7 @@ class TensorRT:
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, self._logger)
         if not parser.parse(onnx):
-            errors = "; ".join(parser.get_error(number).desc() for number in range(parser.num_errors))
-            raise ExportError(f"{self.name} {self.version} cannot read the graph: {errors}")
+            raise ExportError(f"{self.name} {self.version} cannot read the graph: {self._words()}")
         config = builder.create_builder_config()
         # Products of float32 with the factors rounded to 10 bits would not be float32.
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -117,9 +117,6 @@ class TensorRT:
                 )
         if config.add_optimization_profile(profile) < 0:
             raise ExportError(f"{self.name} {self.version} refuses the ranges {dict(dynamic)}: {self._words()}")
-        if self.builds_ahead and target != AHEAD_OF_TIME:
-            config.num_compute_capabilities = 1
-            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{target.replace('.', '')}"), 0)
         if not self.builds_ahead:
             # One that is damaged or of another GPU is refused; the builder then goes on with one of its own.
             cache = config.create_timing_cache(timing_cache)
