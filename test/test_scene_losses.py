@@ -8,11 +8,12 @@ import pytest
 import small_recordings
 import torch
 from opened import open_language_model
+from torch.nn import functional as F
 
 from psg4d_ros.config import DecoderConfig, EncoderConfig, LanguageModelConfig, ModelConfig
 from psg4d_ros.model.language_model import tiny_language_model
 from psg4d_ros.model.psg4d import PSG4D
-from psg4d_ros.training.calibrate import calibrate, fold
+from psg4d_ros.training.calibrate import _Answers, calibrate, fold
 from psg4d_ros.training.real_stages import scene_words
 from psg4d_ros.training.scene_losses import SceneLosses, SceneRecipe
 from psg4d_ros.training.window_scores import average_precision, read_windows, window_scores
@@ -154,6 +155,15 @@ def test_calibration_changes_how_sure_answers_are_and_nothing_else(windows):
         torch.testing.assert_close(a.scores.attribute_logits * 2 + 1, b.scores.attribute_logits)
         torch.testing.assert_close(a.answer.logits / 4 + 0.5, b.answer.logits)
         torch.testing.assert_close(a.answer.activity_logits, b.answer.activity_logits)
+
+
+def test_rare_answers_are_calibrated_too():
+    """Of 20,000 answers 20 are true and all are said to be as likely: the loss is nearly flat, and still too high."""
+    answers = _Answers()
+    answers.add(torch.full((20_000,), -6.0), (torch.arange(20_000) < 20).float())
+    answers.add(torch.full((10,), -5.5), torch.zeros(10))
+    scale, shift = answers.fit(F.binary_cross_entropy_with_logits, shifted=True)
+    assert torch.tensor(-6.0 * scale + shift).sigmoid().item() == pytest.approx(1e-3, rel=0.05)
 
 
 def test_calibration_undoes_false_certainty_and_a_lopsided_loss(windows):
