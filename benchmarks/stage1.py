@@ -8,6 +8,7 @@ annotated pairs ("given"), then of every pair ("all"). ``frequency``: how often 
 back-off. ``geometry MLP``, ``labels + geometry MLP``: closed vocabulary, trained on VRD. ``head, VRD``: phrase
 embeddings and geometry, no language model. ``head, all sets``: the same on all data sets there are. With --minutes also
 stage 1 as the recipe has it: ``stage 1`` with the adapted language model, ``stage 1, no LM`` the same weights without.
+``--checkpoint DIR`` judges the weights of a stage 1 that is there, the same way.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from psg4d_ros.checkpoint import load_checkpoint, read_manifest
 from psg4d_ros.data.scene_graph_2d import SceneGraph2D
 from psg4d_ros.evaluation.frequency import FrequencyPrior
 from psg4d_ros.evaluation.image_relations import ImageScores, Pair, image_recall
@@ -163,8 +165,18 @@ class Bench:
             model, stage = self.model(seed), self.recipe.stage1_2d
             items = ImageDataset(self.sources.training, stage.images, seed)
             took = self.train("stage 1", Stage1Losses(model, stage.losses), items, seed, stage, minutes)
-            for name, with_model in (("stage 1", True), ("stage 1, no LM", False)):
-                self.report(seed, name, image_scores(model, self.words, language_model=with_model), *took)
+            self.both_ways(seed, model, *took)
+
+    def both_ways(self, seed: int, model: PSG4D, steps: int, seconds: float) -> None:
+        """With and without the language model."""
+        for name, with_model in (("stage 1", True), ("stage 1, no LM", False)):
+            self.report(seed, name, image_scores(model, self.words, language_model=with_model), steps, seconds)
+
+    def trained(self, folder: Path) -> None:
+        training = read_manifest(folder).training
+        values = training.get("stages", training)["stage1_2d"]
+        model = load_checkpoint(folder, self.accelerator.device)
+        self.both_ways(training["seed"], model, values["steps"], 60 * values["minutes"])
 
 
 def main() -> None:
@@ -174,7 +186,8 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=700, help=f"steps of {BATCH} images without a language model")
     parser.add_argument("--minutes", type=float, default=0.0, help="of stage 1 with the language model; 0: without it")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="weights to judge too; --seeds: train nothing")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--limit", type=int, help="held-out images that are asked; all by default")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the recipe")
     options = parser.parse_args()
@@ -184,6 +197,8 @@ def main() -> None:
     bench.report(0, "frequency", frequency, 0, time.perf_counter() - start)
     for seed in options.seeds:
         bench.run(seed, options.steps, options.minutes)
+    if options.checkpoint:
+        bench.trained(options.checkpoint)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from psg4d_ros.structures import SceneGraph
 
 REPORT = "report.html"
-DEMO_FRAMES = 16
+DEMO_FRAMES = 24
 
 
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +156,7 @@ def _simulated_section(options: argparse.Namespace) -> ReportSection | None:
 
     try:
         folder = Path("out") / f"demo_scene-{simulator_hash()}"
-        job = SimulationJob(folder, split="val", frames=DEMO_FRAMES, bag=True)
+        job = SimulationJob(folder, split="test", frames=DEMO_FRAMES, bag=True)
         simulate(job, 1, workers=1)
         recorder = make_recorder()
         result = run_recording(options, folder / job.scene_name(0), recorder=recorder)
