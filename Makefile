@@ -13,7 +13,7 @@ RUN := env -u PYTHONPATH -u PYTHONHOME -u LD_LIBRARY_PATH -u COLCON_PREFIX_PATH 
 .PHONY: help setup demo test lint format lock clean
 
 help:
-	@echo "make demo     set up .venv if needed, replay the bundled recording and print its scene graphs"
+	@echo "make demo     set up .venv if needed, replay a real and a simulated recording, write out/report.html"
 	@echo "make test     set up .venv if needed and run all tests (some: TESTS=test/test_cloud.py, ARGS='-k name')"
 	@echo "make lint     ruff, mypy and the import contracts"
 	@echo "make format   let ruff format the sources"

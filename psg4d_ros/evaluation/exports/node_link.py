@@ -50,8 +50,8 @@ def graphml_text(graph: RunGraph) -> str:
     for name, values in nodes:
         _data(ET.SubElement(body, "node", id=name), "node", values, keys)
     for number, (r, values) in enumerate(edges):
-        ends = {"source": str(r.subject_id), "target": str(r.object_id)}
-        _data(ET.SubElement(body, "edge", id=f"r{number}", **ends), "edge", values, keys)
+        ends = {"id": f"r{number}", "source": str(r.subject_id), "target": str(r.object_id)}
+        _data(ET.SubElement(body, "edge", ends), "edge", values, keys)
     ET.indent(root, " ")
     return ET.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
 
