@@ -289,7 +289,12 @@ def _bench(options: argparse.Namespace) -> int:
     write_text(report, text)
     draw_plots(result, options.out)
     print(text, end="")
-    return 0 if result["same_graphs_float32"] or not options.verify else 1
+    if not options.verify:
+        return 0
+    if result["backend_problem"]:  # then another one was compared with itself
+        print(f"psg4d bench: {options.backend} was not verified: {result['backend_problem']}", file=sys.stderr)
+        return 1
+    return 0 if result["same_graphs_float32"] else 1
 
 
 def _export(options: argparse.Namespace) -> int:

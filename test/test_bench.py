@@ -19,6 +19,7 @@ from psg4d_ros.evaluation.bench.run import bench
 from psg4d_ros.evaluation.bench.speed import measure_speed
 from psg4d_ros.evaluation.bench.streams import Stream, wandering_boxes
 from psg4d_ros.evaluation.bench.tables import bench_markdown
+from psg4d_ros.runtime.backends import TorchBackend
 from psg4d_ros.transforms import TransformBuffer
 
 TINY = Plan(
@@ -269,6 +270,17 @@ def test_verify_compares_only_and_says_by_its_status_whether_graphs_differ(
     )
     assert main([*command, "--set", "inference.language_model_dtype=float32"]) == 1
     assert "plain path: NO" in capsys.readouterr().out
+
+
+def test_a_backend_that_did_not_run_is_not_verified(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    """Engines need a GPU: without one another backend serves, and comparing that one would prove nothing."""
+    pytest.importorskip("embreex", reason="the simulator casts rays with embreex (extra sim)")
+    monkeypatch.setattr(plans, "QUICK", TINY)
+    monkeypatch.setattr(TorchBackend, "problem", "no GPU, torch runs instead of tensorrt")
+    command = ["bench", "--quick", "--verify", "--checkpoint", str(tiny_checkpoint), "--quiet", "--backend", "torch"]
+    command += ["--out", str(tmp_path), "--set", "inference.language_model_dtype=float32"]
+    assert main(command) == 1
+    assert "torch was not verified: no GPU, torch runs instead of tensorrt" in capsys.readouterr().err
 
 
 def test_a_wrong_backend_is_an_error_of_one_line(tiny_checkpoint, capsys, tmp_path):

@@ -46,9 +46,11 @@ def bench(
     wanted = plan.compared if verify_only else max(plan.compared, speed_frames, growth_frames)
     simulated = simulated_stream(wanted, plan.image)
     agreements = compare_graphs(paths, [(bundled_stream(), None), (simulated, plan.compared)], progress)
+    backend = paths.predictor("ours").backend
     result: dict[str, Any] = {
         "model": {"id": paths.manifest.model_id, "sha256": paths.sha256, "trained": paths.manifest.trained},
-        "backend": paths.predictor("ours").backend.name,
+        "backend": backend.name,
+        "backend_problem": backend.problem,
         "device": str(paths.model.device),
         "dtype": str(paths.model.language_model.dtype).removeprefix("torch."),
         "machine": machine,
