@@ -133,14 +133,25 @@ class Page:
         return base64.b64decode(self.call("Page.captureScreenshot", format="png", **options)["data"])
 
     def click(self, selector: str) -> None:
-        """Press and release the mouse in the middle of an element."""
-        self.value(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
-        box = self.value(
-            f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
-            " return {x: b.x + b.width / 2, y: b.y + b.height / 2} })()"
+        """Press and release the mouse in the middle of an element, once it has come to rest and nothing covers it."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.value(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        place = (
+            f"(() => {{ const e = {element}, b = e.getBoundingClientRect();"
+            " const at = {x: b.x + b.width / 2, y: b.y + b.height / 2}, top = document.elementFromPoint(at.x, at.y);"
+            " return {...at, free: Boolean(top) && (e.contains(top) || top.contains(e))} })()"
         )
+        box, until = self.value(place), time.monotonic() + 20
+        while True:
+            self.settle()
+            before, box = box, self.value(place)
+            if (box == before and box["free"]) or time.monotonic() > until:
+                break
+        at = {"x": box["x"], "y": box["y"]}
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", **at)
+        self.settle()  # what is pointed at may be drawn anew
         for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **box)
+            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
 
     def key(self, key: str) -> None:
         """Press and release a key, e.g. ArrowLeft."""
