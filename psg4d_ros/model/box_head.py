@@ -19,7 +19,7 @@ _SOFT_M = 0.05
 ROOM_ANCHOR = (0.0, 0.0, 1.0, 3.0, 3.0, 3.0, 0.0)
 # Votes within a box's half size (at least this, metres) around its middle speak for its mask, those beyond against it;
 # in units of logits: at the middle, and the most that is taken off.
-_MIN_RADIUS_M = 0.15
+MIN_RADIUS_M = 0.15
 _AT_MIDDLE, _FAR_AWAY = 2.0, -6.0
 _MIN_SIZE_M, _MAX_SIZE_M = 0.01, 100.0
 
@@ -79,7 +79,7 @@ def locality_logits(boxes: Tensor, votes: Tensor, sharpness: Tensor) -> Tensor:
     far: Tensor | None = None
     for axis in range(3):
         center = boxes[..., axis, None] + boxes[..., axis + 6, None] * time
-        per_m = (boxes[..., axis + 3, None] / 2).clamp(min=_MIN_RADIUS_M).reciprocal()
+        per_m = (boxes[..., axis + 3, None] / 2).clamp(min=MIN_RADIUS_M).reciprocal()
         off = ((votes[..., None, :, axis] - center) * per_m).square()
         far = off if far is None else far + off
     assert far is not None

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from psg4d_ros.model.box_head import MIN_RADIUS_M
 from psg4d_ros.model.mask_decoder import MaskDecoder
 from psg4d_ros.training.mask_losses import TubeTargets
 from psg4d_ros.training.scene_batch import SceneBatch
 
-# An offset counts in half sizes of its object, of which it takes at least these, metres: as masks read it.
-_MIN_RADIUS_M = 0.15
+# Offsets count in half sizes of their object, as masks read them.
 _OFFSET_BETA, _SIZE_BETA = 0.5, 0.25
 
 
@@ -68,7 +68,7 @@ def proposal_losses(decoder: MaskDecoder, batch: SceneBatch) -> ProposalLosses:
         (coarse, batch.mid_positions, votes.offset),
         (fine, batch.fine_positions, decoder.fine_offsets(batch.fine)),
     ):
-        radius = (truth.size / 2).clamp(min=_MIN_RADIUS_M)
+        radius = (truth.size / 2).clamp(min=MIN_RADIUS_M)
         off = (positions[..., :3] + said).flatten(0, 1) - truth.middle
         losses = F.smooth_l1_loss(off / radius, torch.zeros_like(off), beta=_OFFSET_BETA, reduction="none")
         offsets.append(_mean(losses.sum(dim=1), truth.weight))
