@@ -76,6 +76,12 @@ class InferenceConfig:
     free_words: bool = knob(False, "decoding generate: answer in free words instead of the vocabulary's")
     use_language_model: bool = knob(True, "false: masks and labels without the language model (status DEGRADED_NO_LLM)")
     relations: bool = knob(True, "run turn 2 (relations)")
+    relations_every: int = knob(
+        1,
+        "run turn 2 with each Nth update; objects and masks come with all, relations live on by track in between",
+        low=1,
+        high=1000,
+    )
     presence_threshold: float = knob(0.3, "least presence score of an instance", low=0.0, high=1.0)
     mask_threshold: float = knob(0.5, "least mask probability of a point in an instance", low=0.0, high=1.0)
     relation_threshold: float = knob(0.3, "least score of a relation", low=0.0, high=1.0)

@@ -84,9 +84,17 @@ class ScenePipeline:
         given: evaluation's true tubes, of every frame of the window. Track ids are then the given object ids, nothing
         is associated, and relations are merged over windows as ever. Raises ValueError when they do not fit the window.
         """
-        prediction = self.predictor.predict(window, given)
+        prediction = self.predictor.predict(window, given, relate=self.is_relating(window))
         ids = None if given is None else given.ids_of(prediction)
         return self.tracker.update(prediction, self.model_id, self.model_sha256, ids)
+
+    def is_relating(self, window: Window) -> bool:
+        """Whether turn 2 is due: with an epoch's first update, and then with each ``inference.relations_every``-th.
+
+        Counted are graphs, so a window that was replaced by a newer one, or failed, puts turn 2 off and never leaves it
+        out.
+        """
+        return self.tracker.updates_in(window.epoch) % self.config.inference.relations_every == 0
 
     def update(self, frame: PointFrame, given: GivenTubes | None = None) -> SceneGraph | None:
         """Take a frame; its scene graph, or None when the frame was not admitted or the window is not due yet.

@@ -129,6 +129,7 @@ class Tracker:
         self._last_ids = np.zeros(1, dtype=np.int32)  # int32[I + 1] track of the last window's instance i at i + 1
         self._next_id = 1
         self._sequence = 0
+        self._updates = 0  # of this epoch
 
     def reset(self) -> None:
         """Forget all tracks and relations; ids begin at 1 again, while the numbers of the graphs go on."""
@@ -137,6 +138,11 @@ class Tracker:
         self._last_labels.clear()
         self._relations.clear()
         self._next_id = 1
+        self._updates = 0
+
+    def updates_in(self, epoch: int) -> int:
+        """Windows of an epoch so far; 0 where it is not the one that the last window was of."""
+        return self._updates if epoch == self._epoch else 0
 
     def update(
         self, prediction: WindowPrediction, model_id: str, model_sha256: str, given_ids: Int32 | None = None
@@ -169,6 +175,7 @@ class Tracker:
         self._relations.update(prediction, ids, self._tracks.keys())
         graph = self._graph(prediction, model_id, model_sha256)
         self._sequence += 1
+        self._updates += 1
         return graph
 
     def _is_lost(self, track: _Track, now_ns: int) -> bool:

@@ -41,10 +41,10 @@ class ForgetfulPredictor(WindowPredictor):
         super().__init__(_with_chain(model, chain), replace(config, backend="torch"), trained=trained)
         self.writer = writer
 
-    def predict(self, window: Window, given: GivenTubes | None = None) -> WindowPrediction:
+    def predict(self, window: Window, given: GivenTubes | None = None, *, relate: bool = True) -> WindowPrediction:
         """See WindowPredictor; nothing is known of the windows before."""
         self.cache.clear()
-        return super().predict(window, given)
+        return super().predict(window, given, relate=relate)
 
 
 def plain_predictor(model: PSG4D, config: InferenceConfig, *, trained: bool) -> WindowPredictor:
