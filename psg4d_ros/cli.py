@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = verbs.add_parser(
         "demo", parents=[common, running], help="replay a real and a simulated recording, print graphs, write a report"
     )
-    demo.set_defaults(run=run_demo, rate=None, ground_truth=None, write_bag=None, export=[], export_dir=None)
+    demo.set_defaults(run=run_demo, live=False, rate=None, ground_truth=None)
+    demo.set_defaults(write_bag=None, export=[], export_dir=None)
     replay = verbs.add_parser(
         "replay",
         parents=[common, running],
