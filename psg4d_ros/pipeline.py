@@ -29,7 +29,8 @@ class ScenePipeline:
     """Frames to scene graphs.
 
     ``push`` is cheap and belongs in the subscription callback; ``infer`` does the work and may run in another thread
-    (one at a time). ``update`` is both in a row. All of them raise only Psg4dError on bad input.
+    (one at a time). ``prepare`` may come between the two in a third, while an older window is inferred. ``update`` is
+    push and infer in a row. All of them raise only Psg4dError on bad input.
     """
 
     def __init__(
@@ -77,6 +78,13 @@ class ScenePipeline:
         if admission is Admission.NEW_EPOCH:
             self.aligner.reset()
         return self.window.push(self.aligner.align(frame))
+
+    def prepare(self, window: Window) -> None:
+        """Voxelise the window's new frames, so that ``infer`` finds them done; its graph is the same with and without.
+
+        Windows must come in order, but need not be all of those that are due.
+        """
+        self.predictor.cache.ahead.make(window, self.predictor.config)
 
     def infer(self, window: Window, given: GivenTubes | None = None) -> SceneGraph:
         """Predict and track one window.
