@@ -12,9 +12,12 @@ import pytest
 
 pytest.importorskip("embreex", reason="the simulator needs embreex, which has no wheel for this platform")
 
+from recorded_boxes import record_boxes
+
 from psg4d_ros.cli import main
 from psg4d_ros.config import CoordinatesConfig, InferenceConfig, PipelineConfig, WindowConfig
 from psg4d_ros.data.simulation.scene_bag import write_bag
+from psg4d_ros.data.simulation.sensors import DepthCamera
 from psg4d_ros.errors import ConfigError, DatasetError, Psg4dError
 from psg4d_ros.evaluation.replay_job import ReplayJob, run_job
 from psg4d_ros.evaluation.replay_many import bags_in, jobs_for, replay_many
@@ -90,12 +93,29 @@ def test_the_command_writes_the_good_results_and_ends_with_1(folder, tiny_checkp
     assert sorted(f.name for f in (tmp_path / "said").iterdir()) == ["a.mcap", "c.mcap"]
 
 
-def test_ray_gives_the_numbers_of_one_by_one(folder, jobs):
-    pytest.importorskip("ray", reason="Ray is not installed (pip install 'psg4d_ros[ray]')")
-    one_by_one = replay_many(folder, jobs)
-    on_ray = replay_many(folder, jobs, workers=2, ray=True)
-    assert on_ray.to_json(timings=False)["bags"] == one_by_one.to_json(timings=False)["bags"]
-    assert on_ray.failed == one_by_one.failed
+@pytest.fixture(scope="module")
+def four_bags(tmp_path_factory) -> Path:
+    """A room as four sensors see it, in two folders and two files; one of the files is cut off."""
+    path = tmp_path_factory.mktemp("four")
+    for number, name in enumerate(("a", "b.mcap", "c.mcap", "d")):
+        write_bag(path / name, record_boxes(DepthCamera(width=48 + 4 * number, height=36)))
+    broken = path / "b.mcap"
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize("engine", [{"workers": 2}, {"workers": 2, "ray": True}], ids=["processes", "Ray"])
+def test_four_bags_give_the_numbers_of_one_by_one_and_a_broken_one_costs_itself(
+    four_bags, tiny_checkpoint, engine, one_thread
+):
+    if "ray" in engine:
+        pytest.importorskip("ray", reason="Ray is not installed (pip install 'psg4d_ros[ray]')")
+    jobs = jobs_for(bags_in(four_bags), ReplayJob(four_bags, tiny_checkpoint, CONFIG, limit=2, timings=False))
+    one_by_one, many = replay_many(four_bags, jobs), replay_many(four_bags, jobs, **engine)
+    assert many.to_json(timings=False) == one_by_one.to_json(timings=False)
+    assert [r.bag for r in many.results] == ["a", "c.mcap", "d"] and list(many.failed) == ["b.mcap"]
+    points = [[g["num_points"] for g in r.graphs] for r in many.results]
+    assert len({tuple(p) for p in points}) == 3, "each bag gives its own numbers"
 
 
 def test_where_ray_is_missing_it_says_how_to_get_it(folder, jobs, monkeypatch):
