@@ -108,6 +108,12 @@ class TrackerConfig:
     min_iou: float = knob(
         0.25, "least mask IoU on shared frames for two instances to be the same track", low=0.0, high=1.0
     )
+    min_windows: int = knob(
+        3,
+        "windows that must find an object before it is reported; at the start of an epoch as many as there are",
+        low=1,
+        high=100,
+    )
     max_missing_s: float = knob(2.0, "a track unseen for longer is lost, seconds", low=0.0, high=600.0)
     relation_merge_gap_s: float = knob(
         0.6, "spans of one relation closer than this are one, seconds", low=0.0, high=60.0
@@ -138,6 +144,13 @@ class InputConfig:
 
 
 @dataclass(frozen=True)
+class OutputConfig:
+    """What the node publishes besides the graph and what belongs to it."""
+
+    detections: bool = knob(False, "publish scene_graph/detections, too; needs vision_msgs")
+
+
+@dataclass(frozen=True)
 class NodeConfig(PipelineConfig):
     """All parameters of the node: those of the pipeline, shared with replay, and those that only a node has."""
 
@@ -145,6 +158,7 @@ class NodeConfig(PipelineConfig):
     autostart: bool = knob(True, "configure and activate at start-up; false: wait for a lifecycle manager")
     diagnostics_period_s: float = knob(1.0, "time between two messages on /diagnostics, seconds", low=0.1, high=60.0)
     input: InputConfig = field(default_factory=InputConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,9 @@ class RelationSpans:
             if key[0] in alive and key[2] in alive and (kept := [s for s in spans if self._remembered(s, now_ns)])
         }
 
-    def current(self) -> tuple[Relation, ...]:
-        """All spans, best score first; equal ones by their ids, so that the order depends on nothing but themselves."""
+    def current(self, tracks: Collection[int]) -> tuple[Relation, ...]:
+        """All spans between the given tracks, best score first; equal ones by their ids, so that the order depends on
+        nothing but themselves."""
         relations = [
             Relation(
                 subject_id=subject,
@@ -99,6 +100,7 @@ class RelationSpans:
             )
             for (subject, predicate, object_), spans in self._spans.items()
             for span in spans
+            if subject in tracks and object_ in tracks
         ]
         return tuple(sorted(relations, key=lambda r: (-r.score, r.subject_id, r.object_id, r.predicate, r.start_ns)))
 

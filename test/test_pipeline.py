@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psg4d_ros.checkpoint import default_checkpoint, read_manifest
-from psg4d_ros.config import InferenceConfig, PipelineConfig, WindowConfig
+from psg4d_ros.config import InferenceConfig, PipelineConfig, TrackerConfig, WindowConfig
 from psg4d_ros.data.bag import open_bag
 from psg4d_ros.errors import ConfigError, ContextError
 from psg4d_ros.evaluation.replay import graph_json, replay
@@ -24,6 +24,7 @@ def make(tiny_checkpoint):
     def pipeline(**inference) -> ScenePipeline:
         config = PipelineConfig(
             window=WindowConfig(num_frames=4),
+            tracker=TrackerConfig(min_windows=1),
             inference=InferenceConfig(**{"device": "cpu", "relation_threshold": 0.0, **inference}),
         )
         return ScenePipeline.from_checkpoint(tiny_checkpoint, config)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from tracking_world import START, STEP, Run, S, Thing, between, ongoing, pair, seen_while, still
+from tracking_world import EAGER, START, STEP, Run, S, Thing, between, ongoing, pair, seen_while, still
 
-from psg4d_ros.config import TrackerConfig
 from psg4d_ros.events import graph_events
 from psg4d_ros.structures import RelationPrediction, SceneGraph
 
@@ -105,7 +104,7 @@ def test_an_ended_relation_of_a_better_score_comes_before_an_ongoing_one() -> No
 
 
 def test_ended_relations_stay_for_the_history_and_no_longer() -> None:
-    run = Run(pair(), config=TrackerConfig(relation_history_s=3.0))
+    run = Run(pair(), config=replace(EAGER, relation_history_s=3.0))
     run.steps(40, relations=between(2, 10))
     for graph in run.graphs[10:]:
         assert len(graph.relations) == (graph.stamp_ns - (START + 10 * STEP) <= 3 * S)
