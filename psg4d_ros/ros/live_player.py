@@ -269,7 +269,8 @@ def _run_node(arguments: list[str]) -> None:
 
 @contextmanager
 def _spinning(context: Any, ear: _Ear) -> Iterator[None]:
-    executor, done = SingleThreadedExecutor(context=context), Future()
+    executor: Any = SingleThreadedExecutor(context=context)
+    done: Any = Future()
     executor.add_node(ear.node)
 
     def spin() -> None:
