@@ -84,6 +84,9 @@ class InferenceConfig:
     )
     presence_threshold: float = knob(0.3, "least presence score of an instance", low=0.0, high=1.0)
     mask_threshold: float = knob(0.5, "least mask probability of a point in an instance", low=0.0, high=1.0)
+    min_kept: float = knob(
+        0.5, "an instance that keeps less than this part of its mask against surer ones is dropped", low=0.0, high=1.0
+    )
     relation_threshold: float = knob(0.3, "least score of a relation", low=0.0, high=1.0)
     attribute_threshold: float = knob(0.5, "least score of an attribute", low=0.0, high=1.0)
     min_points: int = knob(20, "an instance with fewer points in the window is dropped", low=1, high=100000)
