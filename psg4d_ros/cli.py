@@ -17,8 +17,12 @@ from pathlib import Path
 from psg4d_ros.cli_replay import add_replay_arguments, pipeline_config_of, run_demo
 from psg4d_ros.errors import Psg4dError
 from psg4d_ros.evaluation.result_files import check_writable, write_json, write_text
+from psg4d_ros.processes import end_with_parent
 from psg4d_ros.threads import wait_briefly
 from psg4d_ros.version import version
+
+# The processes that simulate and replay work with import the script that started them, and with it this module.
+end_with_parent()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = verbs.add_parser(
         "demo", parents=[common, running], help="replay a real and a simulated recording, print graphs, write a report"
     )
-    demo.set_defaults(run=run_demo, rate=None, ground_truth=None, write_bag=None, export=[], export_dir=None)
+    demo.set_defaults(run=run_demo, live=False, rate=None, ground_truth=None)
+    demo.set_defaults(write_bag=None, export=[], export_dir=None)
     replay = verbs.add_parser(
         "replay",
         parents=[common, running],

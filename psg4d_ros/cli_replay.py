@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psg4d_ros.errors import Psg4dError
+from psg4d_ros.errors import ConfigError, Psg4dError
 from psg4d_ros.evaluation.exports import FORMATS
 from psg4d_ros.evaluation.result_files import check_writable, write_json, write_text
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from psg4d_ros.config import PipelineConfig
     from psg4d_ros.evaluation.replay import ReplayResult
     from psg4d_ros.evaluation.replay_job import ReplayJob
+    from psg4d_ros.evaluation.replay_live import HeardPipeline
     from psg4d_ros.evaluation.replay_many import ManyResults
     from psg4d_ros.evaluation.report.payload import ReportSection
     from psg4d_ros.evaluation.report.recorder import ReplayRecorder
@@ -33,7 +35,15 @@ def add_replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", type=Path, nargs="?", metavar="RECORDING", help="a bag, a folder of bags, or a folder of frames"
     )
-    parser.add_argument("--rate", type=float, metavar="HZ", help="frames per second of a folder without times")
+    parser.add_argument(
+        "--live", action="store_true", help="through DDS and a node of its own, as on a robot: latency and losses, too"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="N",
+        help="frames per second of a folder without times; with --live the speed (default: 1, as recorded)",
+    )
     parser.add_argument(
         "--ground-truth", type=Path, metavar="PATH", help="labelled recording(s) (default: what is in the bag, if any)"
     )
@@ -78,8 +88,9 @@ def run_replay(options: argparse.Namespace) -> int:
     status = 0
     recorder = None
     if bags:
-        if report:
-            options.usage_error(f"--report is of one recording, {options.path} is a folder of bags")
+        for name, given in (("--report", report), ("--live", options.live)):
+            if given:
+                options.usage_error(f"{name} is of one recording, {options.path} is a folder of bags")
         many = _run_many(options, bags)
         values = many.to_json(timings=not options.no_timings)
         print(_many_table(values))
@@ -205,7 +216,31 @@ def run_recording(
     job = _job(options, path)
     from psg4d_ros.evaluation.replay_job import run_job
 
+    if options.live:
+        return run_job(job, None, on_graph, recorder, play_live=lambda job: _play_live(job, options))
     return run_job(job, _progress(options, "cloud"), on_graph, recorder)
+
+
+@contextmanager
+def _play_live(job: ReplayJob, options: argparse.Namespace) -> Iterator[HeardPipeline]:
+    """What a node in another process makes of the recording, played to it over DDS."""
+    from tqdm import tqdm
+
+    from psg4d_ros.evaluation.replay_live import HeardPipeline
+
+    try:
+        from psg4d_ros.ros.live_player import LivePlay, play_to_node
+    except ImportError as error:
+        raise ConfigError(
+            f"--live needs ROS 2 and the messages of this package, which cannot be imported ({error}); source your ROS "
+            "2 installation and the workspace that psg4d_ros was built in, or leave out --live: replay needs no ROS"
+        ) from error
+    rate = 1.0 if options.rate is None else options.rate
+    with tqdm(unit="cloud", desc="played", total=job.limit, file=sys.stderr, disable=options.quiet) as bar:
+        play = LivePlay(job.path, job.checkpoint, job.config, job.topic, job.limit, rate, bar.update)
+        with play_to_node(play) as heard, HeardPipeline(heard, job.config, job.checkpoint) as pipeline:
+            bar.close()
+            yield pipeline
 
 
 def print_result(options: argparse.Namespace, result: ReplayResult, values: dict[str, Any]) -> None:
@@ -236,7 +271,7 @@ def _job(options: argparse.Namespace, path: Path) -> ReplayJob:
         checkpoint=options.checkpoint or default_checkpoint(),
         config=config,
         topic=options.topic,
-        rate_hz=options.rate,
+        rate_hz=None if options.live else options.rate,
         limit=options.limit,
         ground_truth=options.ground_truth,
         write_bag=options.write_bag,

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psg4d_ros.errors import CloudError
-from psg4d_ros.messages import NS_PER_S, MessageTypes, header_message
+from psg4d_ros.messages import NS_PER_S, MessageTypes, header_message, stamp_of
 from psg4d_ros.messages import track_color as track_color  # part of this module's interface
-from psg4d_ros.structures import Float32, PointFrame, SceneGraph, UInt8
+from psg4d_ros.structures import Float32, LabelledCloud, PointFrame, SceneGraph, UInt8
 
 # sensor_msgs/PointField: datatype -> type and name
 _DATATYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
@@ -300,3 +300,27 @@ def instance_cloud(graph: SceneGraph, types: MessageTypes) -> Any:
     out["score"] = cloud.score
     out["source_index"] = cloud.source_index
     return cloud_message(out, graph.stamp_ns, graph.frame_id, types)
+
+
+def labelled_cloud(message: Any) -> tuple[int, LabelledCloud]:
+    """The reverse of instance_cloud: stamp in nanoseconds, and the labelled points.
+
+    Raises CloudError for a cloud of other fields, or of another length than it says.
+    """
+    fields = [(str(f.name), int(f.offset), _DATATYPES.get(int(f.datatype)), int(f.count)) for f in message.fields]
+    expected = [(name, offset, t.str[1:], 1) for name, (t, offset, *_) in (_INSTANCE_POINT.fields or {}).items()]
+    data, count = bytes(message.data), int(message.width) * int(message.height)
+    if fields != expected or message.is_bigendian or len(data) != count * _INSTANCE_POINT.itemsize:
+        raise CloudError(
+            f"a cloud of {count} points with {[name for name, *_ in fields]} in {len(data)} bytes is not labelled, "
+            f"expected {[name for name, *_ in expected]}, {_INSTANCE_POINT.itemsize} bytes each"
+        )
+    points = np.frombuffer(data, _INSTANCE_POINT)
+    cloud = LabelledCloud(
+        points=np.stack([points[axis] for axis in "xyz"], axis=1),
+        track_id=points["instance"].astype(np.uint32),
+        class_id=points["class_id"].astype(np.int32),
+        score=points["score"].astype(np.float32),
+        source_index=points["source_index"].astype(np.int64),
+    )
+    return stamp_of(message.header.stamp), cloud

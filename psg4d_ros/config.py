@@ -76,8 +76,17 @@ class InferenceConfig:
     free_words: bool = knob(False, "decoding generate: answer in free words instead of the vocabulary's")
     use_language_model: bool = knob(True, "false: masks and labels without the language model (status DEGRADED_NO_LLM)")
     relations: bool = knob(True, "run turn 2 (relations)")
+    relations_every: int = knob(
+        1,
+        "run turn 2 with each Nth update; objects and masks come with all, relations live on by track in between",
+        low=1,
+        high=1000,
+    )
     presence_threshold: float = knob(0.3, "least presence score of an instance", low=0.0, high=1.0)
     mask_threshold: float = knob(0.5, "least mask probability of a point in an instance", low=0.0, high=1.0)
+    min_kept: float = knob(
+        0.5, "an instance that keeps less than this part of its mask against surer ones is dropped", low=0.0, high=1.0
+    )
     relation_threshold: float = knob(0.3, "least score of a relation", low=0.0, high=1.0)
     attribute_threshold: float = knob(0.5, "least score of an attribute", low=0.0, high=1.0)
     min_points: int = knob(20, "an instance with fewer points in the window is dropped", low=1, high=100000)
@@ -101,6 +110,12 @@ class TrackerConfig:
 
     min_iou: float = knob(
         0.25, "least mask IoU on shared frames for two instances to be the same track", low=0.0, high=1.0
+    )
+    min_windows: int = knob(
+        3,
+        "windows that must find an object before it is reported; at the start of an epoch as many as there are",
+        low=1,
+        high=100,
     )
     max_missing_s: float = knob(2.0, "a track unseen for longer is lost, seconds", low=0.0, high=600.0)
     relation_merge_gap_s: float = knob(
@@ -132,6 +147,13 @@ class InputConfig:
 
 
 @dataclass(frozen=True)
+class OutputConfig:
+    """What the node publishes besides the graph and what belongs to it."""
+
+    detections: bool = knob(False, "publish scene_graph/detections, too; needs vision_msgs")
+
+
+@dataclass(frozen=True)
 class NodeConfig(PipelineConfig):
     """All parameters of the node: those of the pipeline, shared with replay, and those that only a node has."""
 
@@ -139,6 +161,7 @@ class NodeConfig(PipelineConfig):
     autostart: bool = knob(True, "configure and activate at start-up; false: wait for a lifecycle manager")
     diagnostics_period_s: float = knob(1.0, "time between two messages on /diagnostics, seconds", low=0.1, high=60.0)
     input: InputConfig = field(default_factory=InputConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
 
 
 @dataclass(frozen=True)

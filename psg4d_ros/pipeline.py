@@ -29,7 +29,8 @@ class ScenePipeline:
     """Frames to scene graphs.
 
     ``push`` is cheap and belongs in the subscription callback; ``infer`` does the work and may run in another thread
-    (one at a time). ``update`` is both in a row. All of them raise only Psg4dError on bad input.
+    (one at a time). ``prepare`` may come between the two in a third, while an older window is inferred. ``update`` is
+    push and infer in a row. All of them raise only Psg4dError on bad input.
     """
 
     def __init__(
@@ -78,15 +79,30 @@ class ScenePipeline:
             self.aligner.reset()
         return self.window.push(self.aligner.align(frame))
 
+    def prepare(self, window: Window) -> None:
+        """Voxelise the window's new frames, so that ``infer`` finds them done; its graph is the same with and without.
+
+        Windows must come in order, but need not be all of those that are due.
+        """
+        self.predictor.cache.ahead.make(window, self.predictor.config)
+
     def infer(self, window: Window, given: GivenTubes | None = None) -> SceneGraph:
         """Predict and track one window.
 
         given: evaluation's true tubes, of every frame of the window. Track ids are then the given object ids, nothing
         is associated, and relations are merged over windows as ever. Raises ValueError when they do not fit the window.
         """
-        prediction = self.predictor.predict(window, given)
+        prediction = self.predictor.predict(window, given, relate=self.is_relating(window))
         ids = None if given is None else given.ids_of(prediction)
         return self.tracker.update(prediction, self.model_id, self.model_sha256, ids)
+
+    def is_relating(self, window: Window) -> bool:
+        """Whether turn 2 is due: with an epoch's first update, and then with each ``inference.relations_every``-th.
+
+        Counted are graphs, so a window that was replaced by a newer one, or failed, puts turn 2 off and never leaves it
+        out.
+        """
+        return self.tracker.updates_in(window.epoch) % self.config.inference.relations_every == 0
 
     def update(self, frame: PointFrame, given: GivenTubes | None = None) -> SceneGraph | None:
         """Take a frame; its scene graph, or None when the frame was not admitted or the window is not due yet.

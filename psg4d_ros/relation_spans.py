@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .config import TrackerConfig
-from .structures import Int32, Relation, WindowPrediction
+from .structures import Int32, Relation, RelationPrediction, WindowPrediction
 
 NS_PER_S = 1_000_000_000
 _Key = tuple[int, str, int]  # subject track, predicate, object track
@@ -14,7 +14,10 @@ _Key = tuple[int, str, int]  # subject track, predicate, object track
 
 @dataclass(eq=False)
 class _Span:
-    """[start_ns, end_ns) of one relation, and the mean of its scores over the windows that saw it."""
+    """[start_ns, end_ns) of one relation, and the mean of its scores over the windows that saw it.
+
+    assumed_ns: while it is ongoing, as far as it is taken to hold because nobody asked again.
+    """
 
     predicate_id: int
     start_ns: int
@@ -22,6 +25,12 @@ class _Span:
     total_score: float
     windows: int
     ongoing: bool
+    assumed_ns: int = 0
+
+    @property
+    def reach_ns(self) -> int:
+        """Its end as it is told."""
+        return max(self.end_ns, self.assumed_ns)
 
     def absorb(self, other: _Span) -> None:
         self.start_ns, self.end_ns = min(self.start_ns, other.start_ns), max(self.end_ns, other.end_ns)
@@ -36,6 +45,9 @@ class RelationSpans:
     Windows overlap, so a relation is seen many times; and a model wavers, so it may be missed in between. Spans of one
     triple that overlap or lie closer than ``relation_merge_gap_s`` are one. A span that ended stays in the graph for
     ``relation_history_s``, as long as both tracks do.
+    Windows that nobody asked for relations leave what was ongoing as it is, up to their newest frame, while both tracks
+    live. The next one that is asked decides: what it says again, from its first frame on, was never interrupted; what
+    it does not say ended where it was last seen.
     """
 
     def __init__(self, config: TrackerConfig) -> None:
@@ -55,25 +67,26 @@ class RelationSpans:
         """
         stamps = [frame.stamp_ns for frame in prediction.window.frames]
         now_ns = stamps[-1]
-        for spans in self._spans.values():
-            for span in spans:
+        known = [span for spans in self._spans.values() for span in spans]
+        if prediction.relations is None:
+            for span in known:
+                span.assumed_ns = now_ns + 1 if span.ongoing else 0
+        else:
+            for span in known:
                 span.ongoing = False  # unless this window says so again
-        for r in prediction.relations:
-            subject, object_ = int(track_of[r.subject + 1]), int(track_of[r.object + 1])
-            if not subject or not object_ or subject == object_:
-                continue
-            ongoing = r.end_frame >= len(stamps)
-            end_ns = now_ns + 1 if ongoing else stamps[r.end_frame]
-            span = _Span(r.predicate_id, stamps[r.start_frame], end_ns, r.score, 1, ongoing)
-            self._merge((subject, r.predicate, object_), span)
+                span.assumed_ns = min(span.assumed_ns, stamps[0])  # from there on it is known
+            self._take(prediction.relations, stamps, track_of)
+            for span in known:
+                span.assumed_ns = 0
         self._spans = {
             key: kept
             for key, spans in self._spans.items()
             if key[0] in alive and key[2] in alive and (kept := [s for s in spans if self._remembered(s, now_ns)])
         }
 
-    def current(self) -> tuple[Relation, ...]:
-        """All spans, best score first; equal ones by their ids, so that the order depends on nothing but themselves."""
+    def current(self, tracks: Collection[int]) -> tuple[Relation, ...]:
+        """All spans between the given tracks, best score first; equal ones by their ids, so that the order depends on
+        nothing but themselves."""
         relations = [
             Relation(
                 subject_id=subject,
@@ -82,13 +95,24 @@ class RelationSpans:
                 object_id=object_,
                 score=span.total_score / span.windows,
                 start_ns=span.start_ns,
-                end_ns=span.end_ns,
+                end_ns=span.reach_ns,
                 ongoing=span.ongoing,
             )
             for (subject, predicate, object_), spans in self._spans.items()
             for span in spans
+            if subject in tracks and object_ in tracks
         ]
         return tuple(sorted(relations, key=lambda r: (-r.score, r.subject_id, r.object_id, r.predicate, r.start_ns)))
+
+    def _take(self, relations: Collection[RelationPrediction], stamps: Sequence[int], track_of: Int32) -> None:
+        for r in relations:
+            subject, object_ = int(track_of[r.subject + 1]), int(track_of[r.object + 1])
+            if not subject or not object_ or subject == object_:
+                continue
+            ongoing = r.end_frame >= len(stamps)
+            end_ns = stamps[-1] + 1 if ongoing else stamps[r.end_frame]
+            span = _Span(r.predicate_id, stamps[r.start_frame], end_ns, r.score, 1, ongoing)
+            self._merge((subject, r.predicate, object_), span)
 
     def _remembered(self, span: _Span, now_ns: int) -> bool:
         return span.ongoing or now_ns - span.end_ns <= self._history_ns
@@ -96,7 +120,7 @@ class RelationSpans:
     def _merge(self, key: _Key, new: _Span) -> None:
         apart: list[_Span] = []
         for span in self._spans.get(key, []):
-            if new.start_ns - span.end_ns <= self._gap_ns and span.start_ns - new.end_ns <= self._gap_ns:
+            if new.start_ns - span.reach_ns <= self._gap_ns and span.start_ns - new.end_ns <= self._gap_ns:
                 new.absorb(span)
             else:
                 apart.append(span)

@@ -192,14 +192,15 @@ class RelationPrediction:
 class WindowPrediction:
     """All the model says of one window, before tracking.
 
-    point_instance: per frame, int32[N_f]: 0 = no instance, i + 1 = ``instances[i]``.
+    point_instance: per frame, int32[N_f]: 0 = no instance, i + 1 = ``instances[i]``. relations: None where nobody asked
+    for them; that is not the same as none.
     stage_ms: wall time of each stage in milliseconds, in order of execution.
     """
 
     window: Window
     instances: tuple[InstancePrediction, ...]
     point_instance: tuple[Int32, ...]
-    relations: tuple[RelationPrediction, ...]
+    relations: tuple[RelationPrediction, ...] | None
     status: GraphStatus
     status_text: str
     stage_ms: dict[str, float] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from psg4d_ros.config import TrackerConfig
 from psg4d_ros.relation_spans import RelationSpans
+from psg4d_ros.segments import Segment, box_iou, measure
 from psg4d_ros.structures import (
     AlignedFrame,
     Float64,
@@ -43,27 +44,12 @@ MIN_EXTENT_M = 0.01
 
 
 @dataclass(eq=False)
-class _Segment:
-    """An instance's points in the window's frames, measured. Core frame, metres, seconds, nanoseconds.
-
-    first_ns, last_ns: stamps of the oldest and newest frame with points. entry, exit: float64[3] mean point in each of
-    them. box: float64[2, 3] low and high corner in the newest. velocity: float64[3], None if seen in one frame.
-    """
-
-    first_ns: int
-    last_ns: int
-    entry: Float64
-    exit: Float64
-    box: Float64
-    velocity: Float64 | None
-
-
-@dataclass(eq=False)
 class _Track:
     """What is remembered of an object; ``votes`` and ``attributes`` are probabilities, smoothed over windows.
 
     classes: class_id and is_thing of each label that was ever an instance's first choice (alternatives carry neither).
-    found_ns, lately_found_ns: newest stamps of the first and the last window that found it.
+    found_ns, lately_found_ns: newest stamps of the first and the last window that found it. windows: how many found it.
+    reported: it is part of the graph, from when enough windows have found it until it is lost.
     """
 
     track_id: int
@@ -78,6 +64,8 @@ class _Track:
     classes: dict[str, tuple[int, bool]] = field(default_factory=dict)
     attributes: dict[str, float] = field(default_factory=dict)
     num_alternatives: int = 0
+    windows: int = 0
+    reported: bool = False
 
     @property
     def label(self) -> str:
@@ -129,6 +117,7 @@ class Tracker:
         self._last_ids = np.zeros(1, dtype=np.int32)  # int32[I + 1] track of the last window's instance i at i + 1
         self._next_id = 1
         self._sequence = 0
+        self._updates = 0  # of this epoch
 
     def reset(self) -> None:
         """Forget all tracks and relations; ids begin at 1 again, while the numbers of the graphs go on."""
@@ -137,6 +126,11 @@ class Tracker:
         self._last_labels.clear()
         self._relations.clear()
         self._next_id = 1
+        self._updates = 0
+
+    def updates_in(self, epoch: int) -> int:
+        """Windows of an epoch so far; 0 where it is not the one that the last window was of."""
+        return self._updates if epoch == self._epoch else 0
 
     def update(
         self, prediction: WindowPrediction, model_id: str, model_sha256: str, given_ids: Int32 | None = None
@@ -151,7 +145,7 @@ class Tracker:
             self.reset()
             self._epoch = window.epoch
         now_ns = window.newest.stamp_ns
-        segments = _measure(prediction)
+        segments = measure(prediction)
         instance_ids = self._associate(prediction, segments) if given_ids is None else given_ids[1:].tolist()
         for i, track_id in enumerate(instance_ids):
             segment = segments[i]
@@ -163,12 +157,17 @@ class Tracker:
         lost = [i for i, track in self._tracks.items() if self._is_lost(track, now_ns)]
         for track_id in lost:
             del self._tracks[track_id]
+        # What one window imagines is not told; but an epoch begins with what its first windows find.
+        needed = 1 if given_ids is not None else min(self._config.min_windows, self._updates + 1)
+        for track in self._tracks.values():
+            track.reported |= track.windows >= needed
         ids = np.array([0, *(i if i in self._tracks else 0 for i in instance_ids)], dtype=np.int32)
         self._last_labels = {f.stamp_ns: p for f, p in zip(window.frames, prediction.point_instance, strict=True)}
         self._last_ids = ids
         self._relations.update(prediction, ids, self._tracks.keys())
         graph = self._graph(prediction, model_id, model_sha256)
         self._sequence += 1
+        self._updates += 1
         return graph
 
     def _is_lost(self, track: _Track, now_ns: int) -> bool:
@@ -178,7 +177,7 @@ class Tracker:
             return True
         return now_ns - track.lately_found_ns > track.lately_found_ns - track.found_ns
 
-    def _new_track(self, track_id: int, segment: _Segment, now_ns: int) -> int:
+    def _new_track(self, track_id: int, segment: Segment, now_ns: int) -> int:
         self._next_id = max(self._next_id, track_id + 1)
         self._tracks[track_id] = _Track(
             track_id, segment.first_ns, segment.last_ns, segment.exit, segment.box, now_ns, now_ns
@@ -186,9 +185,10 @@ class Tracker:
         return track_id
 
     @staticmethod
-    def _see(track: _Track, instance: InstancePrediction, segment: _Segment, now_ns: int) -> None:
+    def _see(track: _Track, instance: InstancePrediction, segment: Segment, now_ns: int) -> None:
         track.vote(instance)
         track.lately_found_ns = now_ns
+        track.windows += 1
         track.first_ns = min(track.first_ns, segment.first_ns)
         if segment.last_ns >= track.last_ns:
             track.last_ns, track.exit, track.box = segment.last_ns, segment.exit, segment.box
@@ -198,7 +198,7 @@ class Tracker:
 
     # Association
 
-    def _associate(self, prediction: WindowPrediction, segments: list[_Segment | None]) -> list[int]:
+    def _associate(self, prediction: WindowPrediction, segments: list[Segment | None]) -> list[int]:
         """Track id of each instance, 0 for none: by masks on shared frames, and by place where there are none."""
         instances, tracks = prediction.instances, list(self._tracks.values())
         assigned = [0] * len(instances)
@@ -245,9 +245,10 @@ class Tracker:
 
     def _graph(self, prediction: WindowPrediction, model_id: str, model_sha256: str) -> SceneGraph:
         window = prediction.window
-        newest, tracks = window.newest, [self._tracks[track_id] for track_id in sorted(self._tracks)]
-        row_of = {0: 0} | {track.track_id: t + 1 for t, track in enumerate(tracks)}
-        rows = np.array([row_of[i] for i in self._last_ids.tolist()])[prediction.point_instance[-1]]
+        newest = window.newest
+        tracks = [track for _, track in sorted(self._tracks.items()) if track.reported]
+        row_of = {track.track_id: t + 1 for t, track in enumerate(tracks)}
+        rows = np.array([row_of.get(i, 0) for i in self._last_ids.tolist()])[prediction.point_instance[-1]]
         counts = np.bincount(rows, minlength=len(tracks) + 1)[1:]
         orientation = Rotation.from_matrix(newest.T_graph_core[:3, :3]).as_quat()
         return SceneGraph(
@@ -266,62 +267,14 @@ class Tracker:
                 _scene_object(t, newest.T_graph_core, orientation, int(n), window)
                 for t, n in zip(tracks, counts, strict=True)
             ),
-            relations=self._relations.current(),
+            relations=self._relations.current(row_of.keys()),
             cloud=_labelled_cloud(newest, rows, tracks),
             stage_ms=dict(prediction.stage_ms),
         )
 
 
-def _measure(prediction: WindowPrediction) -> list[_Segment | None]:
-    """Each instance's segment, or None for an instance without a point."""
-    frames, count = prediction.window.frames, len(prediction.instances)
-    points = np.zeros((count, len(frames)), dtype=np.int64)
-    centers = np.zeros((count, len(frames), 3))
-    for f, (frame, labels) in enumerate(zip(frames, prediction.point_instance, strict=True)):
-        number = np.bincount(labels, minlength=count + 1)[1:]
-        for axis in range(3):
-            total = np.bincount(labels, weights=frame.points[:, axis], minlength=count + 1)[1:]
-            centers[:, f, axis] = total / np.maximum(number, 1)
-        points[:, f] = number
-    seconds = np.array([(f.stamp_ns - frames[-1].stamp_ns) / NS_PER_S for f in frames])
-    grouped: dict[int, tuple[Int64, Int64]] = {}  # frame -> its points in order of instance, and where each begins
-    segments: list[_Segment | None] = []
-    for i in range(count):
-        at = np.flatnonzero(points[i])
-        if not at.size:
-            segments.append(None)
-            continue
-        first, last = int(at[0]), int(at[-1])
-        if last not in grouped:
-            labels = prediction.point_instance[last]
-            order = np.argsort(labels, kind="stable")
-            grouped[last] = order, np.searchsorted(labels[order], np.arange(1, count + 2))
-        order, begin = grouped[last]
-        mine = frames[last].points[order[begin[i] : begin[i + 1]]].astype(np.float64)
-        box = np.percentile(mine, (1.0, 99.0), axis=0)  # a stray point must not stretch it
-        velocity = _slope(seconds[at], centers[i, at]) if at.size >= 2 else None
-        segments.append(
-            _Segment(
-                first_ns=frames[first].stamp_ns,
-                last_ns=frames[last].stamp_ns,
-                entry=centers[i, first],
-                exit=centers[i, last],
-                box=box,
-                velocity=velocity,
-            )
-        )
-    return segments
-
-
-def _slope(seconds: Float64, centers: Float64) -> Float64:
-    """Least-squares velocity float64[3] of centres float64[n, 3] at float64[n] seconds, n >= 2."""
-    t = seconds - seconds.mean()
-    slope: Float64 = (t[:, None] * (centers - centers.mean(axis=0))).sum(axis=0) / (t * t).sum()
-    return slope
-
-
 def _closeness(
-    instances: tuple[InstancePrediction, ...], segments: list[_Segment | None], tracks: list[_Track]
+    instances: tuple[InstancePrediction, ...], segments: list[Segment | None], tracks: list[_Track]
 ) -> Float64:
     """float64[I, T] in 0..1: how well each instance lies where each track should be.
 
@@ -348,17 +301,8 @@ def _closeness(
         near = 1.0 - np.linalg.norm(here - (exits + step), axis=1) / sizes
         own_boxes = segment.box[None] + (here - segment.exit)[:, None]
         factor = np.array([1.0 if label == instance.label else 0.5 * instance.is_thing for label in labels])
-        place[i] = factor * np.maximum(near.clip(0.0), _box_iou(own_boxes, boxes + step[:, None]))
+        place[i] = factor * np.maximum(near.clip(0.0), box_iou(own_boxes, boxes + step[:, None]))
     return place
-
-
-def _box_iou(a: Float64, b: Float64) -> Float64:
-    """IoU float64[n] of axis-aligned boxes float64[n, 2, 3] (low and high corners)."""
-    extent = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 0], b[:, 0])
-    overlap = extent.clip(0.0).prod(axis=1)
-    union = (a[:, 1] - a[:, 0]).prod(axis=1) + (b[:, 1] - b[:, 0]).prod(axis=1) - overlap
-    iou: Float64 = overlap / np.maximum(union, 1e-12)
-    return iou
 
 
 def _scene_object(

@@ -288,7 +288,7 @@ def connect_checkout() -> None:
     script = 'import sys\n\nfrom psg4d_ros.cli import main\n\nif __name__ == "__main__":\n    sys.exit(main())\n'
     write(VENV / "bin" / "psg4d", f"#!{PYTHON}\n{script}", mode=0o755)
     # Where ament's index, `ros2 run` and launch look.
-    for name in ("launch", "config", "models"):
+    for name in ("launch", "config", "models", "examples"):
         link(VENV / "share" / "psg4d_ros" / name, ROOT / name)
     for name in ("perception_node", "bag_player", "psg4d"):
         link(VENV / "lib" / "psg4d_ros" / name, ROOT / "scripts" / name)

@@ -12,6 +12,8 @@ from psg4d_ros.cli import main
 from psg4d_ros.config import InferenceConfig, PipelineConfig, WindowConfig
 from psg4d_ros.evaluation.bench import plan as plans
 from psg4d_ros.evaluation.bench.agreement import EXACT, HALF, Agreement, compare_graphs, tolerance
+from psg4d_ros.evaluation.bench.growth import cases
+from psg4d_ros.evaluation.bench.memory import tiny_predictor
 from psg4d_ros.evaluation.bench.paths import Paths
 from psg4d_ros.evaluation.bench.plan import Growth, Plan
 from psg4d_ros.evaluation.bench.plots import draw_plots
@@ -19,6 +21,7 @@ from psg4d_ros.evaluation.bench.run import bench
 from psg4d_ros.evaluation.bench.speed import measure_speed
 from psg4d_ros.evaluation.bench.streams import Stream, wandering_boxes
 from psg4d_ros.evaluation.bench.tables import bench_markdown
+from psg4d_ros.runtime import predictor as predictor_module
 from psg4d_ros.runtime.backends import TorchBackend
 from psg4d_ros.transforms import TransformBuffer
 
@@ -141,6 +144,15 @@ def test_without_float32_ours_is_run_twice_to_tell_rounding_from_error(tiny_chec
 def test_tolerance_follows_the_numbers_of_the_path():
     assert tolerance("torch", torch.float32) == tolerance("onnxruntime", torch.float32) == EXACT
     assert tolerance("torch", torch.bfloat16) == tolerance("tensorrt", torch.float32) == HALF
+
+
+def test_backends_make_room_for_the_windows_that_are_measured(paths, boxes, spy):
+    """An engine is built for windows of up to so many frames, and larger ones would be measured on another backend."""
+    made = spy(predictor_module, "make_backend")
+    for case in cases(TINY.growth, boxes, paths.config)["frames"]:
+        paths.with_config(case.config).predictor("ours")
+    tiny_predictor(paths.config, torch.device("cpu"))
+    assert [call.limits.num_frames for call in made] == [*TINY.growth.frames, paths.config.window.num_frames]
 
 
 @pytest.mark.parametrize("kind", ["plain", "naive"])

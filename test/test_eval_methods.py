@@ -92,9 +92,13 @@ class TestCollector:
         both = thing(1, "cup"), thing(2, "table")
         first = graph(*both, holds(1, "on", 2, 2, 3 + 1e-9), stamp_s=3)
         second = graph(*both, replace(holds(1, "on", 2, 2, 5 + 1e-9), score=0.25), stamp_s=5)
-        prediction, spans = self.collect(first, second)
+        _, spans = self.collect(first, second)
         assert spans == {(0, "on", 1): (1, 5)}  # frames of 2, 3, 4 and 5 seconds
-        assert prediction.score.tolist() == [0.25]
+
+    def test_a_relation_is_no_surer_than_its_objects(self):
+        cup, table = replace(thing(1, "cup"), score=0.5), replace(thing(2, "table"), score=0.8)
+        said = graph(cup, table, replace(holds(1, "on", 2, 2, 3), score=0.25), stamp_s=3)
+        assert self.collect(said)[0].score.tolist() == pytest.approx([0.25 * 0.5 * 0.8])
 
     def test_a_span_that_grew_backwards_replaces_what_it_was(self):
         both = thing(1, "cup"), thing(2, "table")
@@ -160,6 +164,7 @@ MODEL_CONFIG = evaluation_config(
         PipelineConfig,
         {
             "window": {"num_frames": 3},
+            "tracker": {"min_windows": 1},
             "inference": {"presence_threshold": 0.0, "relation_threshold": 0.0, "device": "cpu", "max_relations": 20},
         },
     )

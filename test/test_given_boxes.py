@@ -103,6 +103,17 @@ class TestSpans:
         alone = said(above_by_hand, rising())[0]
         assert said(above_by_hand, with_boxes_only(recording()), rising())[0] == alone
 
+    @pytest.mark.parametrize("of", ["boxes", "points"])
+    def test_turn_2_is_asked_as_often_as_on_the_robot(self, runner, of):
+        recorded = rising() if of == "boxes" else recording(RISING, (SHELF_ABOVE, CUP_ABOVE))
+        inference = replace(CONFIG.inference, relations_every=5, relation_threshold=0.0)
+        runner.pipeline.config = replace(CONFIG, inference=inference)
+        runner.pipeline.predictor.config = inference
+        for _ in range(2):  # the second recording is a new epoch
+            graphs = [graph for _, graph in runner.run(recorded, "PredCls", WORDS)]
+            assert [i for i, g in enumerate(graphs) if "turn2" in g.stage_ms] == [0, 5, 10]
+            assert all(any(r.ongoing for r in g.relations) for g in graphs)
+
 
 class TestPredictor:
     def test_turn_2_reads_the_labels_without_scene_or_slot_states(self, make_predictor, spy):

@@ -107,6 +107,34 @@ def test_the_node_ends_cleanly_while_it_loads(start, tiny_checkpoint: Path) -> N
     assert "Traceback" not in node.output
 
 
+# The signal comes in the middle of rclpy's making of a subscription or publisher, at the Nth thing that it waits for.
+INTERRUPTED_NODE = """
+import os, signal, sys, time
+from itertools import count
+from rclpy.node import Node
+from psg4d_ros.ros.node import main
+
+calls, add = count(1), Node.add_waitable
+
+def add_waitable(self, waitable):
+    if next(calls) == int(sys.argv[1]):
+        print("interrupted", flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    add(self, waitable)
+
+Node.add_waitable = add_waitable
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("call", [1, 5, 12])
+def test_the_node_ends_cleanly_while_it_subscribes(start, tiny_checkpoint: Path, call: int) -> None:
+    node = start("-c", INTERRUPTED_NODE, str(call), *node_arguments(tiny_checkpoint))
+    assert node.ended() == 0, node.output
+    assert "interrupted" in node.output and "Traceback" not in node.output
+
+
 def test_a_misspelt_parameter_ends_the_node_with_one_line(start, tmp_path: Path) -> None:
     file = tmp_path / "robot.yaml"
     file.write_text("/**:\n  ros__parameters:\n    window:\n      num_frame: 4\n")

@@ -10,7 +10,7 @@ from ros_support import wait_until
 from psg4d_ros.config import InferenceConfig
 from psg4d_ros.ros.health import Health
 from psg4d_ros.ros.load import GOOD_WINDOWS_TO_RECOVER, LoadShedder, is_out_of_memory
-from psg4d_ros.ros.worker import NewestWorker
+from psg4d_ros.ros.worker import NewestWorker, PreparingWorker
 
 
 def ignore(item: object, error: Exception) -> None:
@@ -127,6 +127,94 @@ def test_stopping_waits_for_the_item_under_way_and_drops_the_one_that_waits() ->
 
 def test_a_worker_that_never_started_stops() -> None:
     assert NewestWorker(print, ignore).stop(1)
+
+
+def test_the_next_item_is_prepared_while_one_is_under_way_and_the_replaced_ones_are_counted() -> None:
+    busy, go_on = threading.Event(), threading.Event()
+    prepared: list[int] = []
+    served: list[tuple[int, str]] = []
+
+    def work(item: int) -> None:
+        busy.set()
+        assert go_on.wait(10)
+        served.append((item, threading.current_thread().name))
+
+    worker = PreparingWorker(prepared.append, work, ignore)
+    worker.start()
+    worker.offer(0)
+    assert busy.wait(10)
+    for item in (1, 2, 3):
+        worker.offer(item)
+        wait_until(lambda item=item: prepared[-1] == item, f"item {item} is prepared while item 0 is under way")
+    assert worker.alive
+    assert worker.busy_s() > 0
+    go_on.set()
+    wait_until(lambda: worker.served == 2, "two items served")
+    assert worker.stop(10)
+    assert not worker.alive
+    assert served == [(0, "inference"), (3, "inference")]
+    assert (worker.offered, worker.served, worker.replaced, worker.failed) == (4, 2, 2, 0)
+
+
+def test_items_are_replaced_while_they_wait_to_be_prepared_too() -> None:
+    busy, go_on, served = threading.Event(), threading.Event(), []
+
+    def prepare(item: int) -> None:
+        busy.set()
+        assert go_on.wait(10)
+
+    worker = PreparingWorker(prepare, served.append, ignore)
+    worker.start()
+    worker.offer(0)
+    assert busy.wait(10)
+    for item in (1, 2):
+        worker.offer(item)
+    go_on.set()
+    wait_until(lambda: 2 in served, "the newest item")
+    wait_until(lambda: worker.offered == worker.served + worker.replaced, "each item is served or replaced")
+    assert 1 not in served
+    assert worker.stop(10)
+
+
+def test_what_cannot_be_prepared_is_worked_on_all_the_same() -> None:
+    errors: list[str] = []
+
+    def fail(item: int) -> None:
+        raise MemoryError(f"item {item}")
+
+    def work(item: int) -> None:
+        if item == 1:
+            fail(item)
+
+    worker = PreparingWorker(fail, work, lambda item, error: errors.append(str(error)))
+    worker.start()
+    for item in range(3):
+        worker.offer(item)
+        wait_until(lambda item=item: worker.served + worker.failed == item + 1, f"item {item}")
+    assert worker.stop(10)
+    assert (worker.served, worker.failed, worker.unreported) == (2, 1, 0)
+    assert errors == ["item 1"], "told once, by the work"
+
+
+def test_stopping_waits_for_preparation_and_work_and_it_may_start_again() -> None:
+    busy, go_on, served = threading.Event(), threading.Event(), []
+
+    def prepare(item: int) -> None:
+        busy.set()
+        assert go_on.wait(10)
+
+    worker = PreparingWorker(prepare, served.append, ignore)
+    worker.start()
+    worker.offer(0)
+    assert busy.wait(10)
+    assert not worker.stop(0.05)  # still at item 0
+    go_on.set()
+    assert worker.stop(10)
+    served.clear()
+    worker.start()
+    worker.offer(1)
+    wait_until(lambda: served == [1], "item 1")
+    assert worker.stop(10)
 
 
 class OutOfMemoryError(RuntimeError):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED_FOLDERS = {"launch", "config", "models"}  # folders that an installation holds under share/psg4d_ros
+SHARED_FOLDERS = {"launch", "config", "models", "examples"}  # folders that an installation holds under share/psg4d_ros
 
 # The contract: fields in their order, as rosidl names their types. A change here breaks every subscriber.
 TIME, HEADER = "builtin_interfaces/Time", "std_msgs/Header"
@@ -298,6 +298,21 @@ def in_workspace(install: Path, command: str) -> str:
     )
     assert answer.returncode == 0, answer.stderr
     return answer.stdout.strip()
+
+
+def test_every_shared_folder_is_installed_linked_and_packed() -> None:
+    """In CMake, in the checkout's own environment and in a source distribution."""
+    (cmake,) = re.findall(r"foreach\(directory IN ITEMS ([^)]+)\)", (ROOT / "CMakeLists.txt").read_text())
+    assert set(cmake.split()) == SHARED_FOLDERS
+    (linked,) = re.findall(r"for name in \(([^)]+)\):\n        link\(VENV / \"share\"", _setup_script())
+    assert set(re.findall(r'"(\w+)"', linked)) == SHARED_FOLDERS
+    packed = set(re.findall(r"^graft (\S+)$", (ROOT / "MANIFEST.in").read_text(), re.MULTILINE))
+    assert packed >= SHARED_FOLDERS | {"psg4d_ros", "msg", "srv", "cmake", "scripts"}
+    assert (ROOT / "examples" / "put_on_table.py").is_file()
+
+
+def _setup_script() -> str:
+    return (ROOT / "scripts" / "setup_checkout.py").read_text()
 
 
 @pytest.mark.ros

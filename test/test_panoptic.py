@@ -47,6 +47,17 @@ def test_a_slot_that_is_not_present_claims_nothing():
     assert found.point_instance[0].tolist() == [1]
 
 
+def test_a_slot_that_surer_ones_leave_little_is_dropped_and_leaves_them_all():
+    """The second slot found the first one's object again and a voxel more; the third one is another object."""
+    masks = [[SURE, SURE, SURE, NO, NO], [1.0, 1.0, 1.0, 1.0, NO], [NO, NO, NO, 0.5, SURE]]
+    voxels = [frame(5, [0, 1, 2, 3, 4])]
+    found = segment(output(masks, [3.0, 2.0, 1.0]), voxels, config(min_kept=0.5))
+    assert found.slots.tolist() == [0, 2]
+    assert found.point_instance[0].tolist() == [1, 1, 1, 2, 2]
+    crumbs = segment(output(masks, [3.0, 2.0, 1.0]), voxels, config(min_kept=0.0))
+    assert crumbs.point_instance[0].tolist() == [1, 1, 1, 2, 3]
+
+
 def test_small_instances_are_dropped_and_the_rest_renumbered():
     masks = [[SURE, NO, NO], [NO, SURE, SURE]]
     found = segment(output(masks, [3.0, 1.0]), [frame(3, [0, 1, 1, 2])], config(min_points=2))

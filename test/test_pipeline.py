@@ -1,5 +1,6 @@
 """The pipeline as node and replay use it: frames in, graphs out, state in window, frame cache and tracker only."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from psg4d_ros.checkpoint import default_checkpoint, read_manifest
-from psg4d_ros.config import InferenceConfig, PipelineConfig, WindowConfig
+from psg4d_ros.config import InferenceConfig, PipelineConfig, TrackerConfig, WindowConfig
 from psg4d_ros.data.bag import open_bag
 from psg4d_ros.errors import ConfigError, ContextError
 from psg4d_ros.evaluation.replay import graph_json, replay
@@ -23,6 +24,7 @@ def make(tiny_checkpoint):
     def pipeline(**inference) -> ScenePipeline:
         config = PipelineConfig(
             window=WindowConfig(num_frames=4),
+            tracker=TrackerConfig(min_windows=1),
             inference=InferenceConfig(**{"device": "cpu", "relation_threshold": 0.0, **inference}),
         )
         return ScenePipeline.from_checkpoint(tiny_checkpoint, config)
@@ -235,6 +237,57 @@ def test_limits_can_be_lowered_while_running(make, room):
     graph = pipeline.update(room(START + 2 * STEP))
     assert 0 < (graph.cloud.track_id > 0).sum() <= 500
     assert "turn2" not in graph.stage_ms
+
+
+def relating(graphs):
+    return [i for i, g in enumerate(graphs) if "turn2" in g.stage_ms]
+
+
+def test_turn_2_runs_with_each_nth_update_and_relations_live_on_in_between(make, room):
+    graphs = run(make(relations_every=3), room, 8)
+    assert relating(graphs) == [0, 3, 6]
+    always = run(make(), room, 8)
+    for graph, asked in zip(graphs, always, strict=True):
+        assert [(o.track_id, o.label) for o in graph.objects] == [(o.track_id, o.label) for o in asked.objects]
+    for before, graph in itertools.pairwise(graphs[3:6]):
+        alive = {o.track_id for o in graph.objects}
+        expected = {(r.subject_id, r.predicate, r.object_id) for r in before.relations if r.ongoing}
+        found = {(r.subject_id, r.predicate, r.object_id): r.end_ns for r in graph.relations if r.ongoing}
+        assert found.keys() == {t for t in expected if {t[0], t[2]} <= alive}
+        assert found, "the test needs relations"
+        assert set(found.values()) == {graph.stamp_ns + 1}
+
+
+def test_the_same_frames_give_the_same_graphs_with_turn_2_now_and_then(make, room):
+    first, second = (list(map(graph_json, run(make(relations_every=2), room, 4))) for _ in range(2))
+    assert first == second
+
+
+def test_an_epoch_begins_with_relations(make, room):
+    pipeline = make(relations_every=4)
+    assert relating(run(pipeline, room, 3)) == [0]
+    assert relating(run(pipeline, room, 6)) == [0, 4], "the bag looped"
+    pipeline.reset()
+    assert relating(run(pipeline, room, 2, START + 6 * STEP)) == [0]
+
+
+def test_windows_that_are_replaced_or_fail_put_turn_2_off_and_never_leave_it_out(make, room, monkeypatch):
+    pipeline = make(relations_every=2)
+    windows = [pipeline.push(room(START + i * STEP)) for i in range(5)]
+    assert "turn2" in pipeline.infer(windows[0]).stage_ms
+    assert "turn2" not in pipeline.infer(windows[2]).stage_ms
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline.predictor.model, "gather", lambda frames: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline.infer(windows[3])
+    assert "turn2" in pipeline.infer(windows[4]).stage_ms
+
+
+def test_relations_that_are_switched_off_do_not_live_on(make, room):
+    pipeline = make(relations_every=4)
+    assert run(pipeline, room, 2)[-1].relations
+    pipeline.set_limits(max_points=500, relations=False)
+    assert not any(r.ongoing for r in pipeline.update(room(START + 2 * STEP)).relations)
 
 
 def test_kinect_recording_through_tf(kinect_bag, tiny_checkpoint):

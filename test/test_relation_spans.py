@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from tracking_world import START, STEP, Run, S, Thing, between, ongoing, pair, seen_while, still
+from tracking_world import EAGER, START, STEP, Run, S, Thing, between, ongoing, pair, seen_while, still
 
-from psg4d_ros.config import TrackerConfig
-from psg4d_ros.structures import (
-    RelationPrediction,
-)
+from psg4d_ros.events import graph_events
+from psg4d_ros.structures import RelationPrediction, SceneGraph
 
 
 def test_a_relation_seen_by_many_windows_is_one_span() -> None:
@@ -105,7 +104,7 @@ def test_an_ended_relation_of_a_better_score_comes_before_an_ongoing_one() -> No
 
 
 def test_ended_relations_stay_for_the_history_and_no_longer() -> None:
-    run = Run(pair(), config=TrackerConfig(relation_history_s=3.0))
+    run = Run(pair(), config=replace(EAGER, relation_history_s=3.0))
     run.steps(40, relations=between(2, 10))
     for graph in run.graphs[10:]:
         assert len(graph.relations) == (graph.stamp_ns - (START + 10 * STEP) <= 3 * S)
@@ -122,3 +121,73 @@ def test_a_relation_of_an_object_with_itself_is_dropped() -> None:
     run = Run(pair())
     graph = run.step(0, relations=lambda index, frames: [replace(ongoing(index, frames), object=index["person1"])])
     assert graph.relations == ()
+
+
+def asked_now_and_then(run: Run, every: int, stop: int, relations: Callable[..., list[RelationPrediction]]) -> None:
+    """Windows up to ``stop``, of which each ``every``-th is asked for relations, the first among them."""
+    for newest in range(stop):
+        prediction = run.predict(newest, relations=relations)
+        if newest % every:
+            prediction = replace(prediction, relations=None)
+        run.graphs.append(run.tracker.update(prediction, "tiny", "00ff"))
+
+
+def spans(graph: SceneGraph) -> list[tuple[float, float, bool]]:
+    """(start, end, ongoing) in frames; the nanosecond after the newest frame counts as the frame."""
+    return [((r.start_ns - START) / STEP, (r.end_ns - START) // STEP, r.ongoing) for r in graph.relations]
+
+
+def test_windows_that_are_not_asked_leave_a_relation_as_it_is() -> None:
+    run = Run(pair())
+    asked_now_and_then(run, 4, 24, between(5, 18))
+    for newest, graph in enumerate(run.graphs):
+        if newest < 8:
+            assert graph.relations == (), "began at 5, and is first asked about at 8"
+        else:
+            assert spans(graph) == [(5, newest, True) if newest < 20 else (5, 18, False)]
+            assert graph.relations[0].score == pytest.approx(0.8)
+
+
+def test_nothing_starts_or_ends_while_nobody_asks() -> None:
+    run = Run(pair())
+    asked_now_and_then(run, 4, 24, between(0, 18))
+    changed = [i for i in range(1, 24) if graph_events(run.graphs[i - 1], run.graphs[i])]
+    assert changed == [20]
+
+
+@pytest.mark.parametrize("every", [4, 20])
+def test_what_is_said_again_was_never_interrupted_however_long_nobody_asked(every: int) -> None:
+    """With 20, the windows of 8 frames that are asked have no frame in common."""
+    run = Run(pair())
+    asked_now_and_then(run, every, 45, between(0, 99))
+    assert [spans(graph) for graph in run.graphs] == [[(0, newest, True)] for newest in range(45)]
+    assert run.graphs[-1].relations[0].score == pytest.approx(0.8)
+
+
+def test_what_is_not_said_again_ended_where_it_was_last_seen() -> None:
+    run = Run(pair())
+    asked_now_and_then(run, 4, 13, lambda index, frames: [ongoing(index, frames)] if frames[-1] < 12 else [])
+    assert spans(run.graphs[11]) == [(0, 11, True)]
+    assert spans(run.graphs[12]) == [(0, 8, False)]
+
+
+def test_an_assumption_does_not_bridge_what_the_next_asked_window_sees() -> None:
+    run = Run(pair())
+    asked_now_and_then(run, 9, 10, lambda index, frames: [ongoing(index, frames, start=7 if frames[-1] == 9 else 0)])
+    assert spans(run.graphs[8]) == [(0, 8, True)]
+    assert sorted(spans(run.graphs[9])) == [(0, 0, False), (7, 9, True)]
+
+
+def test_an_object_that_a_window_misses_keeps_its_relations_while_it_is_waited_for() -> None:
+    run = Run(pair())
+    run.steps(8, relations=between(0, 99))
+    missed = replace(run.predict(8, missed=("chair1",)), relations=None)
+    assert spans(run.tracker.update(missed, "tiny", "00ff")) == [(0, 8, True)]
+
+
+def test_a_track_that_is_lost_while_nobody_asks_takes_its_relations_along() -> None:
+    run = Run([Thing("person1", seen_while(still(0), (0, 3))), Thing("chair1", still(3))])
+    asked_now_and_then(run, 100, 40, lambda index, frames: [ongoing(index, frames)] if "person1" in index else [])
+    assert spans(run.graphs[12]) == [(0, 12, True)]
+    assert not run.graphs[-1].relations
+    assert [o.label for o in run.graphs[-1].objects] == ["chair"]

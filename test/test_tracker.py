@@ -9,7 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-from tracking_world import POINTS, START, STEP, Path, Run, S, Thing, frame_of, ongoing, pair, seen_while, still, walk
+from tracking_world import (
+    EAGER,
+    POINTS,
+    START,
+    STEP,
+    Path,
+    Run,
+    S,
+    Thing,
+    frame_of,
+    ongoing,
+    pair,
+    seen_while,
+    still,
+    walk,
+)
 
 from psg4d_ros.config import TrackerConfig, WindowConfig
 from psg4d_ros.structures import (
@@ -117,7 +132,7 @@ def test_a_new_object_gets_a_new_id_and_old_ids_are_never_given_again() -> None:
 
 def test_an_object_out_of_sight_is_kept_for_max_missing_and_then_lost() -> None:
     world = [Thing("cup", seen_while(still(1), (0, 2.0))), Thing("floor", still(0, 5), 2.0, False)]
-    run = Run(world, config=TrackerConfig(max_missing_s=2.0))
+    run = Run(world, config=replace(EAGER, max_missing_s=2.0))
     run.steps(30)
     last_seen = START + 7 * STEP
     for graph in run.graphs:
@@ -136,6 +151,30 @@ def test_what_a_single_window_imagined_is_gone_with_the_next_and_what_many_found
     run = Run([Thing("cup", still(1)), Thing("chair1", still(0, 3))])
     run.steps(5)
     assert [len(run.step(5 + k, missed=("cup",)).objects) for k in range(6)] == [2, 2, 2, 2, 1, 1]
+
+
+def told(run: Run, newest: int, **options: object) -> list[str]:
+    return [o.label for o in run.step(newest, **options).objects]
+
+
+def test_an_object_is_told_of_once_min_windows_have_found_it() -> None:
+    run = Run([Thing("person1", still(1)), Thing("chair1", still(0, 3))], config=TrackerConfig(min_windows=3))
+    run.steps(5, missed=("person1",))
+    graphs = [run.step(k, relations=lambda index, frames: [ongoing(index, frames)]) for k in range(5, 8)]
+    assert [[o.label for o in g.objects] for g in graphs] == [["chair"], ["chair"], ["chair", "person"]]
+    assert [(g.cloud.track_id == 2).any() for g in graphs] == [False, False, True]
+    assert [len(g.relations) for g in graphs] == [0, 0, 1]
+    assert graphs[2].relations[0].start_ns < graphs[0].stamp_ns  # what was seen of it meanwhile is kept
+    assert told(run, 8, missed=("person1",)) == ["chair", "person"]  # and it stays until it is lost
+
+
+def test_an_epoch_begins_with_what_its_first_windows_find() -> None:
+    run = Run([Thing("cup", still(1)), Thing("chair1", still(0, 3))], config=TrackerConfig(min_windows=3))
+    assert told(run, 0, missed=("cup",)) == ["chair"]
+    assert told(run, 1) == ["chair"]
+    assert told(run, 2) == ["chair"]
+    assert told(run, 3) == ["chair", "cup"]
+    assert sorted(told(run, 40, epoch=1)) == ["chair", "cup"]
 
 
 def test_an_object_that_comes_back_in_time_and_in_place_keeps_its_id() -> None:
@@ -213,7 +252,7 @@ def test_an_instance_without_a_point_makes_no_object() -> None:
 
 def test_a_window_longer_than_max_missing_brings_no_dead_tracks() -> None:
     world = [Thing("cup", seen_while(still(1), (0, 0.5))), Thing("chair1", still(0, 3))]
-    run = Run(world, num_frames=16, config=TrackerConfig(max_missing_s=1.0))
+    run = Run(world, num_frames=16, config=replace(EAGER, max_missing_s=1.0))
     graph = run.step(15)  # the cup was seen 3.5 s ago, in the oldest frames of this window
     assert [(o.track_id, o.label) for o in graph.objects] == [(1, "chair")]
 
@@ -370,7 +409,7 @@ def test_the_labelled_cloud_says_what_the_graph_says() -> None:
 
 
 def test_memory_does_not_grow_with_the_run() -> None:
-    run = Run(pair(), num_frames=4, config=TrackerConfig(relation_history_s=2.0))
+    run = Run(pair(), num_frames=4, config=replace(EAGER, relation_history_s=2.0))
     for newest in range(200):
         words = (f"word{newest}", f"verb{newest}")
         run.step(

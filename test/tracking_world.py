@@ -6,7 +6,7 @@ A perfect or deliberately faulty model labels its points, with instances in anot
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,6 +28,7 @@ S = 1_000_000_000
 STEP = S // 4
 START = 100 * S
 POINTS = 60
+EAGER = TrackerConfig(min_windows=1)  # a track is told of at once
 
 Path = Callable[[float], tuple[float, float, float] | None]
 
@@ -80,7 +81,7 @@ class Run:
 
     world: Sequence[Thing]
     num_frames: int = 8
-    config: TrackerConfig = field(default_factory=TrackerConfig)
+    config: TrackerConfig = EAGER
     T_core_sensor: Float64 | None = None
     interval_ns: int = STEP
 

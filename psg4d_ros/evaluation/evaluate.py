@@ -104,7 +104,10 @@ def evaluate(
     result = Evaluation(method, setting, attributes=[] if method in ("model", "oracle") else None)
     for recording in recordings:
         seen = observe(recording, setting, window, words, runner, boxes=method == "rules")
-        relations, score = _best(*_relate(method, seen, prior))
+        relations, score = _relate(method, seen, prior)
+        if seen.said is not None:
+            score = score * seen.said.sure_of_objects(relations)
+        relations, score = _best(relations, score)
         prediction = ScenePrediction(seen.tubes.labels, seen.tubes.is_thing, relations, score)
         result.scenes.append(Scene(seen.truth, prediction, seen.overlaps))
         if result.attributes is not None:

@@ -35,6 +35,7 @@ _FIXED = {
     **{f"stability.{name}": ("stability", name) for name in (*STABILITY, "coverage_min")},
     **{f"memory_mb.{name}": ("runtime", "memory_mb", name) for name in ("start", "end", "peak", "gpu_peak")},
     "wall_s": ("runtime", "wall_s"),
+    **{f"live.{name}": ("live", name) for name in ("clouds_lost", "windows_replaced", "graphs_lost")},
     **{name: (name,) for name in ("windows", "frames_in", "frames_dropped", "frames_skipped")},
 }
 _LATENCY = re.compile(r"latency_ms\.[a-z0-9_]+\.p(50|95|99)")

@@ -88,8 +88,8 @@ class PipelineRunner:
 
     def _relate_boxes(self, window: Window, given: GivenTubes | None) -> SceneGraph:
         assert given is not None  # observe asks for nothing else
-        prediction = self._boxes.predict(window, given)
         pipeline = self.pipeline
+        prediction = self._boxes.predict(window, given, relate=pipeline.is_relating(window))
         return pipeline.tracker.update(prediction, pipeline.model_id, pipeline.model_sha256, given.ids_of(prediction))
 
 

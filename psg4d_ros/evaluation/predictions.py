@@ -25,6 +25,7 @@ _Key = tuple[int, int, str, int]  # epoch, subject track, predicate, object trac
 class _Named:
     label: str
     is_thing: bool
+    score: float
 
 
 class GraphCollector:
@@ -48,7 +49,7 @@ class GraphCollector:
         column_of = {o.track_id: self._column(graph.epoch, o.track_id) for o in graph.objects}
         for o in graph.objects:
             column = column_of[o.track_id]
-            self._named[column] = _Named(self._words.canonical(o.label), o.is_thing)
+            self._named[column] = _Named(self._words.canonical(o.label), o.is_thing, o.score)
             if o.num_points and o.attributes:
                 self._attributes[self._frames, column] = frozenset(o.attributes)
         self._take_relations(graph)
@@ -71,7 +72,7 @@ class GraphCollector:
     def objects(self) -> tuple[tuple[str, ...], tuple[bool, ...]]:
         """Labels and kinds of all objects in the order of their columns; a given one that no graph named is ""."""
         count = len(self._columns) if self._given is None else len(self._given)
-        named = [self._named.get(i, _Named("", True)) for i in range(count)]
+        named = [self._named.get(i, _Named("", True, 0.0)) for i in range(count)]
         return tuple(n.label for n in named), tuple(n.is_thing for n in named)
 
     def relations(self, stamps_ns: Int64) -> tuple[Relations, Float64]:
@@ -86,9 +87,17 @@ class GraphCollector:
         return Relations.from_rows(rows), np.array(score, np.float64)
 
     def prediction(self, stamps_ns: Int64) -> ScenePrediction:
-        """Objects and relations together."""
+        """Objects and relations together, ranked as those of ``psg4d eval`` are."""
         labels, is_thing = self.objects()
-        return ScenePrediction(labels, is_thing, *self.relations(stamps_ns))
+        relations, score = self.relations(stamps_ns)
+        return ScenePrediction(labels, is_thing, relations, score * self.sure_of_objects(relations))
+
+    def sure_of_objects(self, relations: Relations) -> Float64:
+        """float64[n]: the product of the scores of each relation's two objects. A relation of what may not be there, or
+        may be something else, is no surer than that; objects of the truth have a score of 1."""
+        sure = np.array([self._named[i].score if i in self._named else 0.0 for i in range(len(self.objects()[0]))])
+        product: Float64 = sure[relations.subject] * sure[relations.object]
+        return product
 
     def _column(self, epoch: int, track_id: int) -> int:
         if self._given is not None:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from psg4d_ros.pipeline import ScenePipeline
 from psg4d_ros.structures import PointFrame, Relation, SceneGraph, SceneObject
 from psg4d_ros.transforms import TransformBuffer
 
+if TYPE_CHECKING:
+    from psg4d_ros.evaluation.replay_live import HeardPipeline
+
 PERCENTILES = (50, 95, 99)
 
 
@@ -39,7 +42,7 @@ class ReplayResult:
     bag, topic: name of the recording and of its clouds' topic; of a folder, its name and the form of its files.
     graphs: in order of time. stage_ms: per stage, one value per window that ran it. dtype: numbers that the language
     model computed with, on which answers depend slightly. judged: the comparison with ground truth, where there was
-    any; truth_error: why there is none although there was.
+    any; truth_error: why there is none although there was. live: losses, of a run through a real node.
     """
 
     bag: str
@@ -60,6 +63,7 @@ class ReplayResult:
     memory: MemoryLog = field(default_factory=MemoryLog)
     judged: Judged | None = None
     truth_error: str | None = None
+    live: dict[str, Any] | None = None
 
     def objects(self) -> set[tuple[int, int]]:
         """All objects seen, as (epoch, track_id)."""
@@ -91,6 +95,8 @@ class ReplayResult:
             "errors": dict(sorted(self.errors.items())),
             "stability": stability(self.graphs),
         }
+        if self.live is not None:
+            out["live"] = self.live
         if self.judged is not None:
             out["metrics"] = truth_metrics([self.judged])
         if self.truth_error is not None:
@@ -120,7 +126,7 @@ class Watcher(Protocol):
 
 def replay(
     path: Path,
-    make_pipeline: Callable[[TransformBuffer], ScenePipeline],
+    make_pipeline: Callable[[TransformBuffer], ScenePipeline | HeardPipeline],
     *,
     topic: str | None = None,
     rate_hz: float | None = None,
@@ -133,6 +139,7 @@ def replay(
     """Run a bag or a folder of frames through a pipeline made for its transforms.
 
     topic, rate_hz: see open_frame_source. limit: stop after that many clouds.
+    make_pipeline: may also give what was heard of a pipeline in another process (replay_live.py).
     progress: wraps the iteration, as tqdm does. judge: compares with ground truth. watchers: see each cloud once it is
     replayed; what they raise ends the replay. Clouds that cannot be used, and those whose window fails with an error
     of ours, are counted with their reason, and replay goes on: what is finished is never lost. Raises DatasetError when
@@ -142,15 +149,16 @@ def replay(
     with open_frame_source(path, topic=topic, rate_hz=rate_hz) as source:
         pipeline = make_pipeline(transforms)
         pipeline.warm_up()  # as the node does, so that the first window's times are like the others
+        dtype, device = _computed_in(pipeline)
         result = ReplayResult(
             bag=source.name,
             topic=source.topic,
             model_id=pipeline.model_id,
             model_sha256=pipeline.model_sha256,
             trained=pipeline.trained,
-            dtype=str(pipeline.predictor.model.language_model.dtype).removeprefix("torch."),
+            dtype=dtype,
             config=to_dict(pipeline.config),
-            device=str(pipeline.predictor.backend.device),
+            device=device,
         )
         watchers = [*watchers, *([] if judge is None else [judge])]
         result.memory.take()
@@ -179,6 +187,14 @@ def replay(
     if judge is not None:
         result.judged, result.truth_error = judge.judged(), judge.error
     return result
+
+
+def _computed_in(pipeline: ScenePipeline | HeardPipeline) -> tuple[str, str]:
+    """Numbers of the language model, and the device."""
+    if not isinstance(pipeline, ScenePipeline):
+        return pipeline.dtype, pipeline.device
+    predictor = pipeline.predictor
+    return str(predictor.model.language_model.dtype).removeprefix("torch."), str(predictor.backend.device)
 
 
 def _record(result: ReplayResult, graph: SceneGraph) -> None:

@@ -6,7 +6,7 @@ A job is plain data, so that it can be handed to another process (replay_many.py
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from psg4d_ros.evaluation.exports.run_graph import RunGraphCollector
 from psg4d_ros.evaluation.exports.write import export_graph
 from psg4d_ros.evaluation.prediction_bag import PredictionBag
 from psg4d_ros.evaluation.replay import ReplayResult, Watcher, replay
+from psg4d_ros.evaluation.replay_live import HeardPipeline
 from psg4d_ros.evaluation.replay_truth import TruthJudge, find_truth
 from psg4d_ros.evaluation.report.recorder import ReplayRecorder
 from psg4d_ros.pipeline import ScenePipeline
@@ -52,8 +53,10 @@ def run_job(
     progress: Progress | None = None,
     on_graph: Callable[[SceneGraph], None] | None = None,
     recorder: ReplayRecorder | None = None,
+    play_live: Callable[[ReplayJob], AbstractContextManager[HeardPipeline]] | None = None,
 ) -> ReplayResult:
-    """Do it. recorder: keeps what a report needs.
+    """Do it. recorder: keeps what a report needs. play_live: gives what a node in another process makes of the
+    recording, in place of a pipeline in this one; called when all else is known to be in order.
 
     Raises Psg4dError for a recording, model, truth or target that cannot be read or written.
     """
@@ -74,8 +77,15 @@ def run_job(
         if job.exports:
             watchers.append(collector)
 
-        def make_pipeline(transforms: TransformBuffer) -> ScenePipeline:
-            pipeline = ScenePipeline.from_checkpoint(job.checkpoint, job.config, transforms)
+        heard: list[HeardPipeline] = []
+
+        def make_pipeline(transforms: TransformBuffer) -> ScenePipeline | HeardPipeline:
+            pipeline: ScenePipeline | HeardPipeline
+            if play_live is None:
+                pipeline = ScenePipeline.from_checkpoint(job.checkpoint, job.config, transforms)
+            else:
+                pipeline = stack.enter_context(play_live(job))
+                heard.append(pipeline)
             if bag is not None:
                 bag.name_labels(pipeline.model_id, pipeline.vocabulary)
             return pipeline
@@ -91,6 +101,8 @@ def run_job(
             judge=judge,
             watchers=watchers,
         )
+        for played in heard:
+            played.complete(result)
     for name in job.exports:
         export_graph(collector.graph(), name, job.export_dir, Path(result.bag).stem)
     return result

@@ -18,7 +18,8 @@ _STABILITY = {
 
 def quality_table(result: Mapping[str, Any]) -> str:
     """What a result (one bag or many) says of stability, memory and ground truth, for the terminal."""
-    lines = [f"  {line}" for line in _stability(result)]
+    lines = [f"  {_live(result['live'])}"] if "live" in result else []
+    lines += [f"  {line}" for line in _stability(result)]
     memory = result.get("runtime", {}).get("memory_mb")
     if memory:
         lines.append(f"  memory: {memory['start']:.0f} MiB at the start, {memory['peak']:.0f} at the peak")
@@ -54,6 +55,8 @@ def replay_markdown(result: Mapping[str, Any], failed_thresholds: Sequence[str] 
         parts.append("## Thresholds\n\n" + "\n".join(verdict))
     if result.get("failed"):
         parts.append("## Bags that failed\n\n" + "\n".join(f"- {f['bag']}: {f['error']}" for f in result["failed"]))
+    if "live" in result:
+        parts.append("## Live\n\n" + _live(result["live"]))
     parts.append("## Stability\n\n" + "\n".join(f"- {line}" for line in _stability(result)))
     if "metrics" in result:
         parts.append("## Against the ground truth\n\n" + _recalls(result["metrics"]))
@@ -68,6 +71,14 @@ def replay_markdown(result: Mapping[str, Any], failed_thresholds: Sequence[str] 
         cells = ", ".join(f"{name.replace('_', ' ')} {value:.0f} MiB" for name, value in memory.items())
         parts.append(f"## Memory\n\n{cells}")
     return "\n\n".join(parts) + "\n"
+
+
+def _live(live: Mapping[str, Any]) -> str:
+    return (
+        f"live at {live['rate']:g}x: {live['clouds_sent']} clouds sent, {live['clouds_lost']} lost; "
+        f"{live['windows_due']} windows due, {live['windows_replaced']} replaced by a newer one; "
+        f"{live['graphs_received']} graphs received, {live['graphs_lost']} lost"
+    )
 
 
 def comparison_table(result: Mapping[str, Any], a: str, b: str) -> str:

@@ -70,6 +70,8 @@ def _how(name: str) -> str:
     first = name.split(".")[0]
     if first in ("tube", "frame_hit", "panoptic", "attributes", "calibration"):
         return "the recording has no ground truth, or none of this kind"
+    if first == "live":
+        return "only --live measures it"
     if first in ("latency_ms", "memory_mb", "wall_s"):
         return "--no-timings leaves it out, or there is no such stage"
     return "there were no windows to measure it in"

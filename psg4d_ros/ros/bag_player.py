@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,25 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 class BagPlayer:
-    """Publishes the serialised messages of a bag at the times of their recording, and the bag's time on /clock."""
+    """Publishes the serialised messages of a bag at the times of their recording, and the bag's time on /clock.
 
-    def __init__(self, node: Any, bag: Bag, options: argparse.Namespace) -> None:
+    limit: ends after that many clouds. before_cloud: called with each one's bytes just before they are published.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        bag: Bag,
+        options: argparse.Namespace,
+        *,
+        limit: int | None = None,
+        before_cloud: Callable[[bytes], None] = lambda raw: None,
+    ) -> None:
         self._node = node
         self._bag = bag
         self._rate = options.rate
+        self._limit = limit
+        self._before_cloud = before_cloud
         topic = bag.choose_cloud_topic(options.topic)
         offered = ReliabilityPolicy.BEST_EFFORT if options.best_effort else ReliabilityPolicy.RELIABLE
         self.clouds = node.create_publisher(
@@ -71,9 +85,13 @@ class BagPlayer:
             self._wait_until(start, first_ns, recorded_ns)
             self._tick(recorded_ns)
             publisher = self._publishers[topic]
+            if publisher is self.clouds:
+                self._before_cloud(raw)
+                self.published += 1
             publisher.publish(raw)
-            self.published += publisher is self.clouds
             last_ns = recorded_ns
+            if self.published == self._limit:
+                break
         if start is not None and first_ns is not None and last_ns is not None:
             # One more clock period, so that a looping bag does not put two clouds at the same moment.
             self._wait_until(start, first_ns, last_ns + round(CLOCK_PERIOD_S * self._rate * NS_PER_S))

@@ -15,7 +15,7 @@ from psg4d_ros.structures import GraphStatus, SceneGraph
 from .health import Health
 from .load import LoadShedder
 from .qos import Match
-from .worker import NewestWorker
+from .worker import PreparingWorker
 
 if TYPE_CHECKING:
     from psg4d_ros.pipeline import ScenePipeline
@@ -61,7 +61,7 @@ class Sources:
 
     health: Health
     pipeline: ScenePipeline
-    worker: NewestWorker[Any] | None
+    worker: PreparingWorker[Any] | None
     shedder: LoadShedder
     checkpoint: Path
     transforms: str
@@ -167,6 +167,8 @@ class DiagnosticsReporter:
             status.values[name] = str(counts[name])
         if percentiles := source.health.latency.percentiles():
             status.values["update_ms_p50_p99_max"] = " ".join(f"{v:.1f}" for v in percentiles)
+        if percentiles := source.health.preparation.percentiles():
+            status.values["preparation_ms_p50_p99_max"] = " ".join(f"{v:.1f}" for v in percentiles)
         for stage, ms in source.health.stage_ms.items():
             status.values[f"stage_ms.{stage}"] = f"{ms:.1f}"
         return status
@@ -187,7 +189,7 @@ class DiagnosticsReporter:
         return status
 
 
-def _look_at_worker(status: Status, worker: NewestWorker[Any], state: str) -> None:
+def _look_at_worker(status: Status, worker: PreparingWorker[Any], state: str) -> None:
     """What no outcome tells: an inference that does not end, and a thread that is gone."""
     busy_s = worker.busy_s()
     status.values["under_way_s"] = f"{busy_s:.1f}"

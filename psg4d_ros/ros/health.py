@@ -45,6 +45,7 @@ class Health:
         self._logged: dict[str, tuple[float, int]] = {}
         self.callback = Timings()
         self.latency = Timings()
+        self.preparation = Timings()
         self.stage_ms: dict[str, float] = {}
         self.alignment = "none yet"
         self.last_input: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -168,7 +169,10 @@ def main(args: list[str] | None = None) -> int:
     ended = True
     for node in nodes:
         ended = node.free(EXIT_PATIENCE_S)
-        node.destroy_node()
+        # A signal may have come while rclpy was making something, which it then cannot take down piece by piece; the
+        # end of the context takes down the rest.
+        with contextlib.suppress(ValueError):
+            node.destroy_node()
     rclpy.try_shutdown()
     if not ended:
         # The worker is inside torch. Ending the interpreter under it would abort the process.

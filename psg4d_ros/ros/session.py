@@ -23,11 +23,11 @@ from .diagnostics import DiagnosticsReporter, Sources
 from .health import Health
 from .intake import CloudIntake
 from .load import LoadShedder, is_out_of_memory
-from .outputs import GraphOutputs
+from .outputs import GraphOutputs, check_outputs
 from .qos import CloudSubscription
 from .services import GraphServices
 from .tf import open_transforms
-from .worker import NewestWorker
+from .worker import PreparingWorker
 
 # How often frames that wait for their transforms are looked at.
 DRAIN_PERIOD_S = 0.01
@@ -38,11 +38,13 @@ JUMP_BACK = Duration(nanoseconds=-100_000_000)
 class Session:
     """A configured node. The constructor loads the model and warms it up; ``close`` frees everything.
 
-    Callbacks run in the executor's thread, ``_process`` and ``_failed`` in the worker's. Raises Psg4dError when the
+    Callbacks run in the executor's thread, ``_prepare`` in the worker's first one, ``_process`` and ``_failed`` in its
+    second. Raises Psg4dError when the
     configuration, the checkpoint or the surroundings do not allow to run.
     """
 
     def __init__(self, node: Any, config: NodeConfig, steady_clock: Any) -> None:
+        check_outputs(config.output)
         self._node = node
         self._closing = False
         self._problem = ""
@@ -58,7 +60,7 @@ class Session:
             self._transforms.close()
             raise
         self._shedder = LoadShedder(config.inference)
-        self._worker: NewestWorker[Window] = NewestWorker(self._process, self._failed)
+        self._worker: PreparingWorker[Window] = PreparingWorker(self._prepare, self._process, self._failed)
         self._intake = CloudIntake(
             self.pipeline,
             self._transforms.lookup,
@@ -69,7 +71,7 @@ class Session:
             jumped_back=self._transforms.clock_jumped_back,
         )
         self._subscription = CloudSubscription(node, config.input, self._on_cloud, self.health)
-        self._outputs = GraphOutputs(node)
+        self._outputs = GraphOutputs(node, config.output)
         self._services = GraphServices(
             node,
             self.pipeline,
@@ -164,6 +166,11 @@ class Session:
     def _publish_labels(self) -> None:
         stamp_ns = int(self._node.get_clock().now().nanoseconds)
         self._outputs.publish_labels(self.pipeline.model_id, self.pipeline.vocabulary, stamp_ns)
+
+    def _prepare(self, window: Window) -> None:
+        start = time.perf_counter()
+        self.pipeline.prepare(window)
+        self.health.preparation.add((time.perf_counter() - start) * 1e3)
 
     def _process(self, window: Window) -> None:
         if window.epoch < self.pipeline.window.epoch:

@@ -1,4 +1,4 @@
-"""The one thread that runs the model: it always takes the newest due window."""
+"""The thread that runs the model and the one that prepares its windows: they always take the newest that is due."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class NewestWorker(Generic[T]):
         work: Callable[[T], None],
         on_error: Callable[[T, Exception], None],
         monotonic: Callable[[], float] = time.monotonic,
+        name: str = "inference",
     ) -> None:
+        self._name = name
         self._work = work
         self._on_error = on_error
         self._monotonic = monotonic
@@ -56,7 +58,7 @@ class NewestWorker(Generic[T]):
             raise RuntimeError("the worker still runs")
         self._stopping = False
         # A daemon, so that a process that is told to end is never held for ever by a long inference.
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def offer(self, item: T) -> None:
@@ -107,3 +109,70 @@ class NewestWorker(Generic[T]):
         except Exception:
             self.unreported += 1
             log.exception("an error could not be reported: %s: %s", type(error).__name__, error)
+
+
+class PreparingWorker(Generic[T]):
+    """A NewestWorker in front of which another one runs ``prepare(item)``, while ``work`` is busy with an older item.
+
+    Of both the newest item is served, and the counters are those of both: an item that is offered is served, replaced
+    or fails. An error of ``prepare`` is left to ``work``, which gets the item all the same and meets it again.
+    """
+
+    def __init__(
+        self, prepare: Callable[[T], None], work: Callable[[T], None], on_error: Callable[[T, Exception], None]
+    ) -> None:
+        self._prepare = prepare
+        self._second = NewestWorker(work, on_error)
+        self._first = NewestWorker(self._hand_on, on_error, name="preparation")
+
+    @property
+    def offered(self) -> int:
+        return self._first.offered
+
+    @property
+    def served(self) -> int:
+        return self._second.served
+
+    @property
+    def replaced(self) -> int:
+        return self._first.replaced + self._second.replaced
+
+    @property
+    def failed(self) -> int:
+        return self._second.failed
+
+    @property
+    def unreported(self) -> int:
+        return self._second.unreported
+
+    @property
+    def alive(self) -> bool:
+        """True while both threads run."""
+        return self._first.alive and self._second.alive
+
+    def busy_s(self) -> float:
+        """How long the item under way has been worked on; 0 when there is none."""
+        return self._second.busy_s()
+
+    def start(self) -> None:
+        """See NewestWorker."""
+        self._second.start()
+        self._first.start()
+
+    def offer(self, item: T) -> None:
+        """See NewestWorker."""
+        self._first.offer(item)
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        """See NewestWorker; the time is for both."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        prepared = self._first.stop(timeout_s)
+        left_s = None if end is None else max(0.0, end - time.monotonic())
+        return self._second.stop(left_s) and prepared
+
+    def _hand_on(self, item: T) -> None:
+        try:
+            self._prepare(item)
+        except Exception as error:
+            log.debug("a window is not prepared ahead: %s: %s", type(error).__name__, error)
+        self._second.offer(item)

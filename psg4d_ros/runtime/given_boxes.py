@@ -46,8 +46,8 @@ class BoxPredictor:
         self._predictor = predictor
 
     @torch.inference_mode()
-    def predict(self, window: Window, given: GivenTubes) -> WindowPrediction:
-        """Instances and relations of one window, by ascending object id.
+    def predict(self, window: Window, given: GivenTubes, *, relate: bool = True) -> WindowPrediction:
+        """Instances and relations of one window, by ascending object id. relate: see WindowPredictor.
 
         given: the objects, each with its label. What points one has in a frame span its box there: a lower and an upper
         corner are enough. Raises ValueError when it does not fit the window or a label is missing, ContextError when
@@ -57,8 +57,8 @@ class BoxPredictor:
         vocabulary, config = predictor.vocabulary, predictor.config
         clock = StageClock(predictor.backend.device)
         instances = _instances(tubes, vocabulary)
-        relations: tuple[RelationPrediction, ...] = ()
-        if config.relations and len(instances) > 1:
+        relations: tuple[RelationPrediction, ...] | None = None if config.relations and not relate else ()
+        if config.relations and relate and len(instances) > 1:
             with clock.stage("turn2"):
                 candidates = measure_boxes(window, tubes, CANDIDATES * config.max_pairs)
                 inputs = shortlist(predictor.model, instances, candidates, vocabulary, config.max_pairs)

@@ -56,8 +56,8 @@ def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceCo
 def claim_voxels(output: MaskOutput, config: InferenceConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """The present slots int64[P], and int64[V] whose each voxel is: 0 = nobody's, i + 1 = that of the i-th of them.
 
-    A slot claims only voxels that its own mask holds; among claimants the more certain one wins, ties the lower slot.
-    Where slots are boxes, the smallest box wins, ties the surer slot.
+    A slot claims only voxels that its own mask holds; among claimants the more certain one wins, ties the lower slot. One
+    that keeps less than ``min_kept`` of its mask is dropped, and the others share what it held. Where slots are boxes, the smallest box wins, ties the surer slot.
     """
     presence = output.presence_logits.float().sigmoid()
     slots = torch.nonzero(presence >= config.presence_threshold).flatten()
@@ -67,8 +67,17 @@ def claim_voxels(output: MaskOutput, config: InferenceConfig) -> tuple[torch.Ten
     certainty = mask_prob * presence[slots, None]
     if output.boxes is not None:
         certainty = _smallest_first(box_volumes(output.boxes[slots]), presence[slots])[:, None].expand_as(mask_prob)
-    claim = torch.where(mask_prob >= config.mask_threshold, certainty, torch.zeros(()).to(mask_prob))
+    held = mask_prob >= config.mask_threshold
+    claim = torch.where(held, certainty, torch.zeros(()).to(mask_prob))
     best, owner = claim.max(0)
+    if output.boxes is None:
+        # A slot that lost most of its mask to surer ones had found what they found: what is left to it are crumbs.
+        left = torch.bincount(owner[best > 0], minlength=len(slots))
+        kept = left >= config.min_kept * held.sum(1)
+        slots, claim = slots[kept], claim[kept]
+        if len(slots) == 0:
+            return slots, torch.zeros_like(owner)
+        best, owner = claim.max(0)
     return slots, torch.where(best > 0, owner + 1, torch.zeros_like(owner))
 
 

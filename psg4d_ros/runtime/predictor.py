@@ -93,8 +93,10 @@ class WindowPredictor:
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
-    def predict(self, window: Window, given: GivenTubes | None = None) -> WindowPrediction:
+    def predict(self, window: Window, given: GivenTubes | None = None, *, relate: bool = True) -> WindowPrediction:
         """Instances and relations of one window. Deterministic for the same window, weights and backend.
+
+        relate: False leaves turn 2 out, and relations are None; where ``config.relations`` is off there are none.
 
         given: the tubes are these, and their labels where it has any; presence and size do not matter then. With all
         labels this is PredCls, without labels SGCls; instances are in the order of object ids (``given.ids_of``).
@@ -103,6 +105,7 @@ class WindowPredictor:
         """
         # Read once: another thread may exchange them while this window is under way.
         vocabulary, config = self.vocabulary, self.config
+        unasked = config.relations and not relate
         tubes = None if given is None else given.in_window(window)
         clock = StageClock(self.backend.device)
         newest = window.newest
@@ -115,7 +118,7 @@ class WindowPredictor:
         if frames[-1].truncated:
             notes.append((GraphStatus.DEGRADED_TRUNCATED, "the cloud was thinned to the configured size"))
         if not sum(len(f.fine) for f in frames):
-            return self._finish(window, None, (), (), notes, clock)
+            return self._finish(window, None, (), None if unasked else (), notes, clock)
         with clock.stage("aggregate"):
             tokens = self.model.gather(frames)
 
@@ -148,8 +151,8 @@ class WindowPredictor:
                 instances = scored if written is None else written
             if tubes is not None:
                 instances = tubes.named(instances, vocabulary)
-        relations: tuple[RelationPrediction, ...] = ()
-        if config.relations and len(instances) > 1:
+        relations: tuple[RelationPrediction, ...] | None = None if unasked else ()
+        if config.relations and relate and len(instances) > 1:
             with clock.stage("turn2"):
                 seen = _Seen(window, frames, output, segmentation, turn1)
                 relations = self._relate(seen, instances, vocabulary, config, ask)
@@ -195,7 +198,7 @@ class WindowPredictor:
         window: Window,
         segmentation: Segmentation | None,
         instances: tuple[InstancePrediction, ...],
-        relations: tuple[RelationPrediction, ...],
+        relations: tuple[RelationPrediction, ...] | None,
         notes: list[tuple[GraphStatus, str]],
         clock: StageClock,
     ) -> WindowPrediction:

@@ -38,7 +38,7 @@ def tiny_predictor(config: PipelineConfig, device: torch.device) -> WindowPredic
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = PSG4D(size, default_vocabulary(), tiny_language_model()).to(device).eval()
-    return WindowPredictor(model, config.inference, trained=False)
+    return WindowPredictor(model, config.inference, trained=False, num_frames=config.window.num_frames)
 
 
 def measure_memory(

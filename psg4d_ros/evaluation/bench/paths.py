@@ -89,7 +89,8 @@ class Paths:
         if kind == "naive":
             return naive_predictor(self.model, config, trained=trained)
         model = self.model if kind == "ours" else self.plain
-        return WindowPredictor(model, config, trained=trained)
+        # Backends that reserve memory for a window give way to another one where it is larger.
+        return WindowPredictor(model, config, trained=trained, num_frames=self.config.window.num_frames)
 
     def start(self, predictor: WindowPredictor, stream: Stream) -> PathRun:
         """A predictor at the start of a recording; it forgets what it saw before."""

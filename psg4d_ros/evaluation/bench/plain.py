@@ -8,6 +8,7 @@ second time, on purpose.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,10 +42,10 @@ class ForgetfulPredictor(WindowPredictor):
         super().__init__(_with_chain(model, chain), replace(config, backend="torch"), trained=trained)
         self.writer = writer
 
-    def predict(self, window: Window, given: GivenTubes | None = None) -> WindowPrediction:
+    def predict(self, window: Window, given: GivenTubes | None = None, *, relate: bool = True) -> WindowPrediction:
         """See WindowPredictor; nothing is known of the windows before."""
         self.cache.clear()
-        return super().predict(window, given)
+        return super().predict(window, given, relate=relate)
 
 
 def plain_predictor(model: PSG4D, config: InferenceConfig, *, trained: bool) -> WindowPredictor:
@@ -153,16 +154,16 @@ def text_of_nothing(like: Tensor) -> Text:
     return Text(like[:0], empty, torch.zeros(0, dtype=torch.int64, device=like.device))
 
 
-class LoneWriter(Writer):
+class LoneWriter(Writer, ABC):
     """Writes one answer after the other. Children say how one is written."""
 
+    @abstractmethod
     def object_answer(self, turn1: Turn1, slot: int, grammar: Grammar) -> Answer:
         """What is said of one slot."""
-        raise NotImplementedError
 
+    @abstractmethod
     def relation_answer(self, turn2: Turn2, row: int, grammar: Grammar) -> Answer:
         """What is said of one pair."""
-        raise NotImplementedError
 
     def rename(
         self,

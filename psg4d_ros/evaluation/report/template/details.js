@@ -68,6 +68,7 @@ function drawDetails(holder, recording) {
     part('Machine', flat(runtime)),
     part('Memory in MB', memory ? flat(memory) : []),
     part('Steadiness', result.stability ? flat(result.stability) : []),
+    part('Through a node (live)', flat(result.live ?? {})),
     part('Counts', flat(result.counts ?? {}).concat(flat(result.errors ?? {}))),
     part('Settings', flat(result.config)));
 }
