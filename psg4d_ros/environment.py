@@ -170,6 +170,7 @@ def _ros() -> list[Item]:
         ("launch_ros", "no `ros2 launch`; the node starts by `ros2 run` or `python -m psg4d_ros.ros.node`"),
         ("tf2_ros", "no tf2 buffer; the node's own takes its place"),
         ("tf2_msgs", "no live TF: set coordinates.T_gravity_sensor, or leave target_frame empty"),
+        ("vision_msgs", "no scene_graph/detections: leave output.detections at false"),
     ):
         present = importlib.util.find_spec(module) is not None
         remedy = f"apt install ros-$ROS_DISTRO-{module.replace('_', '-')}"

@@ -151,9 +151,9 @@ def _object_message(o: SceneObject, types: MessageTypes) -> Any:
         attributes=list(o.attributes),
         alternative_labels=[a.label for a in o.alternatives],
         alternative_scores=types.array(np.array([a.score for a in o.alternatives], dtype=np.float32)),
-        pose=_pose(o.position, o.orientation, types),
-        size=_xyz("geometry_msgs/msg/Vector3", o.size, types),
-        velocity=_xyz("geometry_msgs/msg/Vector3", velocity, types),
+        pose=pose_message(o.position, o.orientation, types),
+        size=xyz_message("geometry_msgs/msg/Vector3", o.size, types),
+        velocity=xyz_message("geometry_msgs/msg/Vector3", velocity, types),
         velocity_valid=o.velocity is not None,
         first_seen=time_message(o.first_seen_ns, types),
         last_seen=time_message(o.last_seen_ns, types),
@@ -210,18 +210,20 @@ def _relation_from(message: Any) -> Relation:
     )
 
 
-def _xyz(name: str, values: Sequence[float] | NDArray[np.float64], types: MessageTypes) -> Any:
+def xyz_message(name: str, values: Sequence[float] | NDArray[np.float64], types: MessageTypes) -> Any:
+    """A message of three numbers, by the full name of its type."""
     return types.get(name)(x=float(values[0]), y=float(values[1]), z=float(values[2]))
 
 
-def _pose(
+def pose_message(
     position: Sequence[float] | NDArray[np.float64],
     quaternion_xyzw: Sequence[float] | NDArray[np.float64],
     types: MessageTypes,
 ) -> Any:
+    """geometry_msgs/Pose."""
     x, y, z, w = (float(v) for v in quaternion_xyzw)
     return types.get("geometry_msgs/msg/Pose")(
-        position=_xyz("geometry_msgs/msg/Point", position, types),
+        position=xyz_message("geometry_msgs/msg/Point", position, types),
         orientation=types.get("geometry_msgs/msg/Quaternion")(x=x, y=y, z=z, w=w),
     )
 
@@ -290,12 +292,12 @@ def marker_array(
             id=number,
             type=int(shape),
             action=int(action),
-            pose=_pose(position, orientation, types),
-            scale=_xyz("geometry_msgs/msg/Vector3", scale, types),
+            pose=pose_message(position, orientation, types),
+            scale=xyz_message("geometry_msgs/msg/Vector3", scale, types),
             color=types.get("std_msgs/msg/ColorRGBA")(r=r, g=g, b=b, a=a),
             lifetime=types.get("builtin_interfaces/msg/Duration")(sec=0, nanosec=0),
             frame_locked=False,
-            points=[_xyz("geometry_msgs/msg/Point", p, types) for p in points],
+            points=[xyz_message("geometry_msgs/msg/Point", p, types) for p in points],
             colors=[],
             texture_resource="",
             texture=types.get("sensor_msgs/msg/CompressedImage")(header=header, format="", data=no_bytes),

@@ -171,7 +171,7 @@ class TestFiles:
             copied = {t: said.count(t) for t in source.topics}
             assert copied == {t: source.count(t) for t in source.topics}
             added = {t.removeprefix("/scene_graph") for t in said.topics} - set(source.topics)
-            assert added == {"", "/instances", "/events", "/markers", "/label_info"}
+            assert added == {"", "/instances", "/detections", "/events", "/markers", "/label_info"}
             graphs = [graph_from_message(m) for _, m, _ in said.messages(["/scene_graph"])]
             assert [g.stamp_ns for g in graphs] == [g["stamp_ns"] for g in result["graphs"]]
             assert [len(g.relations) for g in graphs] == [len(g["relations"]) for g in result["graphs"]]

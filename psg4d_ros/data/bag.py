@@ -21,6 +21,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from psg4d_ros.detections import VISION_MSGS
 from psg4d_ros.errors import DatasetError, TransformError
 from psg4d_ros.transforms import TransformBuffer
 from psg4d_ros.version import share_directory
@@ -38,7 +39,7 @@ _STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 @cache
 def _typestore() -> Typestore:
-    """The messages of ROS 2 and our own, read from their .msg files."""
+    """The messages of ROS 2, our own, read from their .msg files, and the detections of vision_msgs."""
     store = get_typestore(Stores.ROS2_KILTED)
     folder = share_directory() / "msg"
     files = sorted(folder.glob("*.msg"))
@@ -47,6 +48,8 @@ def _typestore() -> Typestore:
     types: dict[str, Any] = {}
     for file in files:
         types.update(get_types_from_msg(file.read_text(encoding="utf-8"), f"psg4d_ros/msg/{file.stem}"))
+    for name, definition in VISION_MSGS.items():
+        types.update(get_types_from_msg(definition, name))
     store.register(types)
     return store
 

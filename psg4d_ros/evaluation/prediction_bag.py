@@ -1,7 +1,7 @@
 """What a replay said, written back as a bag: predictions beside the clouds, transforms and ground truth they belong to.
 
-Topics are the node's: ``/scene_graph``, ``/scene_graph/instances``, ``/scene_graph/events``, ``/scene_graph/markers``
-and ``/scene_graph/label_info``. Each has the time of recording of the cloud that it was made of.
+Topics are the node's: ``/scene_graph``, and below it ``instances``, ``detections``, ``events``, ``markers`` and
+``label_info``. Each has the time of recording of the cloud that it was made of.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import TracebackType
 
 from psg4d_ros.cloud import instance_cloud
 from psg4d_ros.data.bag import Bag, BagWriter, bag_types, open_bag
+from psg4d_ros.detections import detections_message
 from psg4d_ros.errors import DatasetError
 from psg4d_ros.events import graph_events
 from psg4d_ros.messages import MarkerId, event_message, graph_message, label_info_message, marker_array
@@ -107,6 +108,7 @@ class PredictionBag:
             self._labels = None
         bag.write(PREDICTIONS, graph_message(graph, types), recorded_ns)
         bag.write(f"{PREDICTIONS}/instances", instance_cloud(graph, types), recorded_ns)
+        bag.write(f"{PREDICTIONS}/detections", detections_message(graph, types), recorded_ns)
         for event in graph_events(self._previous, graph):
             bag.write(f"{PREDICTIONS}/events", event_message(event, types), recorded_ns)
         self._previous = graph

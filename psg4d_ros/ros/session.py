@@ -23,7 +23,7 @@ from .diagnostics import DiagnosticsReporter, Sources
 from .health import Health
 from .intake import CloudIntake
 from .load import LoadShedder, is_out_of_memory
-from .outputs import GraphOutputs
+from .outputs import GraphOutputs, check_outputs
 from .qos import CloudSubscription
 from .services import GraphServices
 from .tf import open_transforms
@@ -44,6 +44,7 @@ class Session:
     """
 
     def __init__(self, node: Any, config: NodeConfig, steady_clock: Any) -> None:
+        check_outputs(config.output)
         self._node = node
         self._closing = False
         self._problem = ""
@@ -70,7 +71,7 @@ class Session:
             jumped_back=self._transforms.clock_jumped_back,
         )
         self._subscription = CloudSubscription(node, config.input, self._on_cloud, self.health)
-        self._outputs = GraphOutputs(node)
+        self._outputs = GraphOutputs(node, config.output)
         self._services = GraphServices(
             node,
             self.pipeline,
