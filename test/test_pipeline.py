@@ -25,7 +25,7 @@ def make(tiny_checkpoint):
         config = PipelineConfig(
             window=WindowConfig(num_frames=4),
             tracker=TrackerConfig(min_windows=1),
-            inference=InferenceConfig(**{"device": "cpu", "relation_threshold": 0.0, **inference}),
+            inference=InferenceConfig(**{"device": "cpu", "relation_threshold": 0.0, "min_kept": 0.0, **inference}),
         )
         return ScenePipeline.from_checkpoint(tiny_checkpoint, config)
 

@@ -49,8 +49,9 @@ DIAGNOSTICS_PERIOD_S = 0.25
 ANNOUNCEMENT_S = 3.5
 # What we have matched, the other side has matched within this time.
 MATCHED_S = 0.5
-# A node whose diagnostics stop for so long does not work any more; an inference may take as long as it likes.
-SILENCE_S = 30.0
+# A node whose diagnostics stop for so long, on a machine however busy, does not work any more. An inference may take as
+# long as it likes, and a process that has ended is noticed at once.
+SILENCE_S = 120.0
 # What is still on its way when the node has said its last count arrives within this time, or is lost.
 LAST_GRAPHS_S = 2.0
 EXIT_PATIENCE_S = 10.0
@@ -268,7 +269,8 @@ def _run_node(arguments: list[str]) -> None:
 
 @contextmanager
 def _spinning(context: Any, ear: _Ear) -> Iterator[None]:
-    executor, done = SingleThreadedExecutor(context=context), Future()
+    executor: Any = SingleThreadedExecutor(context=context)
+    done: Any = Future()
     executor.add_node(ear.node)
 
     def spin() -> None:

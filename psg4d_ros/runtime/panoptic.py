@@ -56,8 +56,9 @@ def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceCo
 def claim_voxels(output: MaskOutput, config: InferenceConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """The present slots int64[P], and int64[V] whose each voxel is: 0 = nobody's, i + 1 = that of the i-th of them.
 
-    A slot claims only voxels that its own mask holds; among claimants the more certain one wins, ties the lower slot. One
-    that keeps less than ``min_kept`` of its mask is dropped, and the others share what it held. Where slots are boxes, the smallest box wins, ties the surer slot.
+    A slot claims only voxels that its own mask holds; among claimants the more certain one wins, ties the lower slot.
+    One that keeps less than ``min_kept`` of its mask is dropped, and the others share what it held. Where slots are
+    boxes, the smallest box wins, ties the surer slot.
     """
     presence = output.presence_logits.float().sigmoid()
     slots = torch.nonzero(presence >= config.presence_threshold).flatten()

@@ -4,12 +4,14 @@ function drawFigures(holder, recording) {
   const { result } = recording;
   const said = recording.timeline.filter((r) => r.predicted.length).length;
   const total = result.latency_ms?.total;
+  const heard = result.latency_ms?.end_to_end;
   const tiles = [
     ['Clouds', grouped(result.frames_in), [result.frames_dropped ? `${result.frames_dropped} dropped` : '', result.frames_skipped ? `${result.frames_skipped} skipped` : ''].filter(Boolean).join(', ')],
     ['Graphs', grouped(recording.graphs), recording.frames.length < recording.graphs ? `${recording.frames.length} shown` : ''],
     ['Objects', grouped(recording.tracks.length), `${new Set(recording.tracks.map((t) => t.label)).size} labels`],
     ['Relations', grouped(said), `${new Set(recording.timeline.filter((r) => r.predicted.length).map((r) => r.predicate)).size} predicates`],
     total ? ['Per graph', `${grouped(total.p50)} ms`, `p95 ${grouped(total.p95)} ms`] : null,
+    heard ? ['At the subscriber', `${grouped(heard.p50)} ms`, `p95 ${grouped(heard.p95)} ms, ${result.live.graphs_lost + result.live.clouds_lost} lost on the way`] : null,
     result.metrics ? ['Recall R@50', percent(result.metrics.protocol.tube.predicate.R['50']), 'percent; tube, predicate'] : null,
   ].filter(Boolean);
   holder.replaceChildren(...tiles.map(([name, value, note]) => make('div', {}, make('dt', {}, name), make('dd', {}, value), note ? make('dd', { class: 'note' }, note) : null)));
