@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,15 @@ from psg4d_ros.errors import ConfigError
 NODE_PARAMETERS = frozenset(f.name for f in fields(NodeConfig)) - {f.name for f in fields(PipelineConfig)} | {
     "use_sim_time"
 }
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 5e-4 is a number, as in YAML 1.2, JSON and ROS: for YAML 1.1 only 5.0e-4 is one."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+\Z"), list("-+.0123456789")
+)
 
 
 def pipeline_config(path: Path | None = None, pairs: Iterable[str] = ()) -> PipelineConfig:
@@ -38,7 +48,7 @@ def merge_pairs(values: dict[str, Any], pairs: Iterable[str], example: str) -> N
         if not separator or not key:
             raise ConfigError(f"--set {pair!r}: expected KEY=VALUE, e.g. {example}")
         try:
-            merge(values, {key: yaml.safe_load(text)})
+            merge(values, {key: _load(text)})
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {pair!r}: the value is not YAML: {error}") from error
 
@@ -46,7 +56,7 @@ def merge_pairs(values: dict[str, Any], pairs: Iterable[str], example: str) -> N
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds, {} for an empty one. Raises ConfigError when it cannot be read as one."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -56,6 +66,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}, expected a mapping of parameters")
     return content
+
+
+def _load(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a SafeLoader)
 
 
 def _ros_parameters(content: dict[str, Any], path: Path) -> dict[str, Any]:

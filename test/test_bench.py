@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from psg4d_ros.cli import main
-from psg4d_ros.config import InferenceConfig, PipelineConfig, WindowConfig
+from psg4d_ros.config import InferenceConfig, PipelineConfig, TrackerConfig, WindowConfig
 from psg4d_ros.evaluation.bench import plan as plans
 from psg4d_ros.evaluation.bench.agreement import EXACT, HALF, Agreement, compare_graphs, tolerance
 from psg4d_ros.evaluation.bench.growth import cases
@@ -43,9 +43,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def config() -> PipelineConfig:
     inference = InferenceConfig(
-        device="cpu", language_model_dtype="float32", relation_threshold=0.0, min_points=1, max_pairs=3
+        device="cpu", language_model_dtype="float32", relation_threshold=0.0, min_points=1, min_kept=0.0, max_pairs=3
     )
-    return PipelineConfig(window=WindowConfig(num_frames=3), inference=inference)
+    tracker = TrackerConfig(min_windows=1)  # what a random model finds, it finds once
+    return PipelineConfig(window=WindowConfig(num_frames=3), inference=inference, tracker=tracker)
 
 
 @pytest.fixture

@@ -93,3 +93,17 @@ def test_a_missing_parameter_file_is_named(tmp_path):
 def test_set_needs_key_and_value(pair):
     with pytest.raises(ConfigError, match="--set"):
         pipeline_config(None, [pair])
+
+
+@pytest.mark.parametrize("text", ["5e-1", "5E-1", "5.0e-1", ".5e0", "0.05e1", "+5e-1", "50e-02"])
+def test_numbers_with_an_exponent_need_no_point_and_no_sign(tmp_path, text):
+    file = tmp_path / "p.yaml"
+    file.write_text(f"inference: {{presence_threshold: {text}}}")
+    assert pipeline_config(file).inference.presence_threshold == 0.5
+    assert pipeline_config(None, [f"inference.presence_threshold={text}"]).inference.presence_threshold == 0.5
+
+
+@pytest.mark.parametrize("text", ["'5e-1'", "5e", "e5", "1e-3s", "5e-1 m"])
+def test_what_only_looks_like_a_number_stays_text(text):
+    with pytest.raises(ConfigError, match=r"presence_threshold is .* \(str\), expected float"):
+        pipeline_config(None, [f"inference.presence_threshold={text}"])
