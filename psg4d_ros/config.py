@@ -190,9 +190,9 @@ class LanguageModelConfig:
 class DecoderConfig:
     """Mask decoder."""
 
-    num_slots: int = knob(40, "slots (Q): the most instances of a window", low=1, high=256)
+    num_slots: int = knob(64, "slots (Q): the most instances of a window", low=1, high=256)
     proposals: int = knob(
-        28, "slots that start from object proposals; the others are free to be floors and walls", low=0, high=256
+        52, "slots that start from object proposals; the others are free to be floors and walls", low=0, high=256
     )
     dim: int = knob(128, "width of queries and keys", low=16, high=1024)
     heads: int = knob(4, "attention heads", low=1, high=32)

@@ -39,7 +39,7 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     config = ModelConfig(
         encoder=EncoderConfig(channels=(8, 16, 16, 16)),
         language_model=LanguageModelConfig(source=str(folder / "language_model"), max_scene_tokens=64),
-        decoder=DecoderConfig(num_slots=8, proposals=5, dim=32, heads=2, layers=2),
+        decoder=DecoderConfig(num_slots=8, proposals=2, dim=32, heads=2, layers=2),
     )
     torch.manual_seed(0)
     model = PSG4D(config, default_vocabulary(), language_model)

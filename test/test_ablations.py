@@ -237,7 +237,7 @@ def test_a_checkpoint_carries_its_ablation_and_gives_graphs(switch, tiny_checkpo
     loaded = load_checkpoint(tmp_path / "ablated", torch.device("cpu"))
     assert loaded.config == switched(load_checkpoint(tiny_checkpoint, torch.device("cpu")).config, switch)
     assert loaded.chain.chained == loaded.config.chained
-    config = [f"inference.{key}=0.0" for key in ("presence_threshold", "relation_threshold")]
+    config = [f"inference.{key}_threshold=0.0" for key in ("presence", "mask", "relation")]
     pipeline = ScenePipeline.from_checkpoint(tmp_path / "ablated", pipeline_config(None, config))
     graphs = [pipeline.update(room(250_000_000 * (i + 1))) for i in range(2)]
     assert graphs[-1].status.name == "OK"

@@ -72,7 +72,7 @@ def one_pass_with_joint_mask(chain, scene_tokens, **kw):
     question = PairQuestion(OBJECTS, PAIRS, **kw)
     phrases = lm.phrase_embeddings([o.label for o in OBJECTS])
     words = chain._list_inputs(question, text.ids, text.entries)
-    before = [lm.embed(around.head), scene_tokens, lm.embed(around.tail), chain.slots]
+    before = [lm.embed(around.head), scene_tokens, lm.embed(around.tail), chain.slot_tokens()]
     x = torch.cat([*before, words, chain.pair_embedding(question, phrases)])
 
     def sees(i, j):

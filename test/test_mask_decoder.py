@@ -64,7 +64,7 @@ def test_an_untrained_decoder_neither_claims_everything_nor_nothing() -> None:
     g = torch.Generator().manual_seed(0)
     sizes = ((40, 128), (300, 64), (2000, 32))
     rows = [f(n, c) for n, c in sizes for f in (lambda n, c: torch.rand(n, c, generator=g), lambda n, _: _places(n, g))]
-    output = decode(decoder, torch.randn(40, 576, generator=g), *rows)
+    output = decode(decoder, torch.randn(64, 576, generator=g), *rows)
     held = (output.mask_logits > 0).float().mean()
     present = output.presence_logits.sigmoid()
     assert 0.02 < held < 0.5

@@ -24,7 +24,7 @@ def test_the_training_of_the_shipped_checkpoint_pins_its_language_model():
     model = load_recipe("all").model
     assert model.language_model.sha256 == SMOLLM2_SHA256
     assert model.language_model.adapter_rank == 8
-    assert model.decoder.num_slots == 40
+    assert model.decoder.num_slots == 64
     assert list(load_recipe("all").stages()) == ["stage1_2d", "stage2_geometry", "stage3_joint"]
 
 

@@ -13,6 +13,7 @@ from psg4d_ros.evaluation.image_relations import image_recall
 from psg4d_ros.model.language_model import tiny_language_model
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.training.answer_loss import answer_loss, relation_answer
+from psg4d_ros.training.image_reminder import ImageReminder, ReminderRecipe
 from psg4d_ros.training.images import ImageDataset, ImageRecipe, ImageSource, ImageSources, question_item
 from psg4d_ros.training.stage1 import (
     PairBatch,
@@ -245,3 +246,29 @@ def test_no_relations_no_recall():
     assert image_recall([empty], PREDICATES, fixed({}), seen=set()) == {}
     seen = {("man", p, "hat") for p in ("wearing", "holding")} | {("man", "near", "dog"), ("dog", "of", "hat")}
     assert "zero_shot_R@50" not in image_recall([THREE], PREDICATES, fixed({}), seen)
+
+
+def test_a_later_stage_is_reminded_in_its_share_of_the_steps():
+    """Of four images, one of which the language model reads; other steps learn from windows alone."""
+    recipe = ReminderRecipe(share=0.5, number=4, language_model_images=1, weight=0.25)
+    model, images = tiny_model(), ImageDataset((SOURCE,), ImageRecipe(), seed=0)
+    steps = [ImageReminder(model, recipe, BOTH, images).losses(seeded(i)) for i in range(40)]
+    reminded = [set(step) for step in steps if step]
+    assert 10 < len(reminded) < 30
+    assert all(names == {"image_relation_alone", "image_relation", "image_answer"} for names in reminded)
+    first = next(i for i, step in enumerate(steps) if step)
+    again = ImageReminder(model, recipe, BOTH, images).losses(seeded(first))
+    assert {k: float(v) for k, v in again.items()} == {k: float(v) for k, v in steps[first].items()}
+    double = ImageReminder(model, dataclasses.replace(recipe, weight=0.5), BOTH, images).losses(seeded(first))
+    assert all(float(double[k]) == pytest.approx(2 * float(v)) for k, v in again.items())
+
+
+def test_what_reminds_teaches_what_stage_1_teaches():
+    model = tiny_model()
+    stage1 = Stage1Losses(model, BOTH)
+    taught = {id(p) for group in stage1.parameter_groups() for p in group["params"]}
+    images = ImageDataset((SOURCE,), ImageRecipe(), seed=0)
+    losses = ImageReminder(model, ReminderRecipe(share=1.0, number=8), BOTH, images).losses(seeded())
+    sum(losses.values()).backward()
+    moved = {id(p) for p in model.parameters() if p.grad is not None and bool(p.grad.any())}
+    assert moved & taught and not moved & {id(p) for p in model.encoder.parameters()}

@@ -135,7 +135,9 @@ def test_training_goes_on_from_a_checkpoint(trained, tmp_path):
     manifest, first = read_manifest(out / "checkpoint"), read_manifest(trained / "checkpoint")
     assert list(manifest.training["stages"]) == ["stage2_geometry"]
     assert manifest.files["config.json"] == first.files["config.json"]
-    assert manifest.training["start"]
+    assert manifest.training["start"] and manifest.training["before"] == first.training
+    card = (out / "checkpoint" / "MODEL_CARD.md").read_text()
+    assert [card.count(f"- `{name}`: ") for name in STAGES] == [1, 2, 1], "all that it ever learnt from"
     assert not list(out.glob("scenes")), "no scenes are made where they are given"
     assert len(scene_files(trained / "scenes" / "train")) == 3
 

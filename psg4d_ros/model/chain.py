@@ -25,6 +25,7 @@ from psg4d_ros.model.label_head import LabelHead
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel, visibility_bias
 from psg4d_ros.model.projector import Projector
 from psg4d_ros.model.prompt import NO_LIST, DescribedObject, list_text, prefix
+from psg4d_ros.model.proposals import of_slots
 
 __all__ = ["Branches", "DescribedObject", "PairQuestion", "SceneChain", "Turn1", "Turn2"]
 
@@ -157,13 +158,16 @@ class SceneChain(nn.Module):
         num_geometry: int,
         num_motion: int,
         slot_state_dim: int,
+        num_proposals: int = 0,
         chained: bool = True,
     ) -> None:
         super().__init__()
         self.chained = chained
         hidden, rms = language_model.hidden_size, language_model.token_rms
         self.language_model = language_model
-        self.slots = nn.Parameter(torch.randn(num_slots, hidden) * rms)
+        self.num_slots = num_slots
+        # One row for each slot that is free, and one that all slots share which stand for proposals.
+        self.slots = nn.Parameter(torch.randn(num_slots - num_proposals + 1, hidden) * rms)
         self.pair_embedding = PairEmbedding(hidden, num_geometry, num_motion, slot_state_dim, rms)
         # Marks each list entry with its slot's state, so that a pair finds its own two among objects of one label.
         self.entry_state = nn.Linear(slot_state_dim, hidden)
@@ -171,6 +175,10 @@ class SceneChain(nn.Module):
         self.label_head = LabelHead(hidden)
         # Tells a slot which object it stands for.
         self.proposal_in = Projector(slot_state_dim, hidden, rms)
+
+    def slot_tokens(self) -> Tensor:
+        """float32[Q, H]: what is read of each slot, before what its proposal says."""
+        return of_slots(self.slots, self.num_slots)
 
     def turn1(self, scene_tokens: Tensor, proposals: Tensor | None = None) -> Turn1:
         """Read instruction, scene tokens [S, H] (S may be 0) and the slots; one pass.
@@ -184,11 +192,11 @@ class SceneChain(nn.Module):
         caches are views of one."""
         lm, device = self.language_model, scene_tokens.device
         text, windows = prefix(lm), len(scene_tokens)
-        head, scene, tail, slots = len(text.head), scene_tokens.shape[1], len(text.tail), len(self.slots)
+        head, scene, tail, slots = len(text.head), scene_tokens.shape[1], len(text.tail), self.num_slots
         before = head + scene + tail
         position = head + 1 + tail
         lm.check_length(position + 1)
-        around = [x.expand(windows, -1, -1) for x in (lm.embed(text.head), lm.embed(text.tail), self.slots)]
+        around = [x.expand(windows, -1, -1) for x in (lm.embed(text.head), lm.embed(text.tail), self.slot_tokens())]
         if proposals is not None:
             known = self.proposal_in(proposals)
             around[2] = around[2] + pad(known, (0, 0, slots - known.shape[1], 0))

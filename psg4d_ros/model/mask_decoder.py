@@ -24,7 +24,7 @@ from psg4d_ros.config import DecoderConfig
 from psg4d_ros.errors import ConfigError
 from psg4d_ros.model.box_head import ROOM_ANCHOR, BoxHead, box_logits, locality_logits
 from psg4d_ros.model.position import FourierPosition
-from psg4d_ros.model.proposals import ProposalHead, Proposals
+from psg4d_ros.model.proposals import ProposalHead, Proposals, of_slots
 
 # How much of the language model's slot state enters a query before training.
 _INITIAL_GATE = 0.1
@@ -163,8 +163,10 @@ class MaskDecoder(nn.Module):
         self.config = config
         self.position = FourierPosition()
         self.proposal_head = ProposalHead(mid_dim, dim, config.proposals)
-        self.queries = nn.Parameter(torch.randn(config.num_slots, dim))
-        self.places = nn.Parameter(torch.randn(config.num_slots, dim))
+        # One row for each query that is free, and one that all those share which start from proposals.
+        free = config.num_slots - config.proposals
+        self.queries = nn.Parameter(torch.randn(free + 1, dim))
+        self.places = nn.Parameter(torch.randn(free + 1, dim))
         self.slot_in = nn.Sequential(nn.LayerNorm(slot_dim), nn.Linear(slot_dim, dim))
         self.slot_gate = nn.Parameter(torch.tensor(_INITIAL_GATE))
         self.token_norm = nn.LayerNorm(token_dim)
@@ -185,7 +187,7 @@ class MaskDecoder(nn.Module):
         self.vote = _mlp(fine_dim, _VOTE_HIDDEN, 3)
         self.sharpness = nn.Parameter(torch.tensor(_INITIAL_SHARPNESS))
         self.box_head = BoxHead(dim)
-        anchors = torch.tensor(ROOM_ANCHOR).expand(config.num_slots - config.proposals, -1)
+        anchors = torch.tensor(ROOM_ANCHOR).expand(free, -1)
         self.register_buffer("anchors", anchors.clone(), persistent=False)
         self.presence = nn.Linear(dim, 1)
         nn.init.constant_(self.presence.bias, _INITIAL_PRESENCE_LOGIT)
@@ -238,7 +240,7 @@ class MaskDecoder(nn.Module):
 
         free = proposals.states.new_zeros(*batch, len(self.anchors), self.config.dim)
         started = torch.cat((free, proposals.states), dim=-2)
-        x, places = self.queries + started, self.places + started
+        x, places = (of_slots(rows, self.config.num_slots) + started for rows in (self.queries, self.places))
         if slot_hidden is not None and self.config.reads_slots:
             x = x + self.slot_gate * self.slot_in(slot_hidden)
         aux: list[LayerOutput] = []

@@ -92,6 +92,12 @@ class ProposalHead(nn.Module):
         return Proposals(states * found, torch.cat([chosen[0], chosen[2], chosen[1]], dim=-1).float())
 
 
+def of_slots(rows: Tensor, number: int) -> Tensor:
+    """[number, d]: a row for each slot. rows: those of the slots that are free, and last the one that all others share:
+    a proposal says itself what sets it apart, so their number can be any."""
+    return torch.cat([rows[:-1], rows[-1:].expand(number - len(rows) + 1, -1)])
+
+
 def best_votes(score: Tensor, middle: Tensor, size: Tensor, count: int) -> Tensor:
     """int64[*, count]: rows of the best votes, best first, each for another object than those before it.
 

@@ -73,6 +73,7 @@ class PSG4D(nn.Module):
         self.chain = SceneChain(
             language_model,
             num_slots=config.decoder.num_slots,
+            num_proposals=config.decoder.proposals,
             num_geometry=len(GEOMETRY_NAMES),
             num_motion=len(MOTION_NAMES),
             slot_state_dim=config.decoder.dim,

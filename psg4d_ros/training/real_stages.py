@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from psg4d_ros.data.simulation.storage import open_scene, scene_files
 from psg4d_ros.errors import ConfigError
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.training.calibrate import calibrate
+from psg4d_ros.training.image_reminder import ImageReminder
 from psg4d_ros.training.images import ImageDataset, ImageSources, read_image_sources
 from psg4d_ros.training.items import iterate
 from psg4d_ros.training.recipe import ImageStage, Recipe, SceneStage
@@ -26,6 +28,8 @@ from psg4d_ros.training.stage1 import Stage1Losses, validate_stage1
 from psg4d_ros.training.window_scores import ReadWindow, read_windows, window_scores
 from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
 from psg4d_ros.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
 
 # How much is validated on where the recipe leaves it open, by device.
 _WINDOWS = {"cpu": 12, "cuda": 96}
@@ -67,7 +71,7 @@ def make_stage(name: str, model: PSG4D, sources: Sources, seed: int, cores: int)
     words = scene_words(sources.recordings, model.vocabulary)
     with torch.random.fork_rng(devices=[]):  # what is only there for the losses starts the same in every process
         torch.manual_seed(seed)
-        losses = SceneLosses(model, recipe.losses, words).to(model.device)
+        losses = SceneLosses(model, recipe.losses, words, _reminder(recipe, model, sources, seed)).to(model.device)
     windows = window_recipe(sources.recipe, recipe)
     held_out = _HeldOut(model, recipe, sources, seed)
     return Stage(
@@ -77,6 +81,18 @@ def make_stage(name: str, model: PSG4D, sources: Sources, seed: int, cores: int)
         WindowDataset(sources.recordings, windows, seed),
         lambda: window_scores(held_out.read()),
     )
+
+
+def _reminder(recipe: SceneStage, model: PSG4D, sources: Sources, seed: int) -> ImageReminder | None:
+    """None where the stage learns nothing from images, there are none, or the training is to forget them."""
+    stage1 = sources.recipe.stage1_2d
+    if not recipe.images.share or stage1.forget:
+        return None
+    if sources.images is None:
+        _log.warning("no 2D data sets are named: what images taught will fade")
+        return None
+    images = ImageDataset(sources.image_sources.training, stage1.images, seed)
+    return ImageReminder(model, recipe.images, stage1.losses, images)
 
 
 def _image_stage(name: str, recipe: ImageStage, model: PSG4D, images: ImageSources, seed: int) -> Stage:

@@ -13,6 +13,7 @@ from typing import Any
 from psg4d_ros.config import ModelConfig, from_dict, knob
 from psg4d_ros.config_files import merge, merge_pairs, read_mapping
 from psg4d_ros.errors import ConfigError
+from psg4d_ros.training.image_reminder import ReminderRecipe
 from psg4d_ros.training.images import ImageRecipe
 from psg4d_ros.training.scene_losses import SceneRecipe
 from psg4d_ros.training.stage import SAVE_EVERY_S, StageRecipe
@@ -56,6 +57,7 @@ class SceneStage(StageRecipe):
 
     validation_windows: int = knob(0, "windows of a validation; 0: 12 on a CPU, 96 on a GPU", low=0, high=1_000_000)
     windows: WindowRecipe = field(default_factory=WindowRecipe)
+    images: ReminderRecipe = field(default_factory=ReminderRecipe)
     losses: SceneRecipe = field(default_factory=SceneRecipe)
 
 

@@ -40,8 +40,10 @@ def model_card(name: str, training: dict[str, Any], model: PSG4D) -> str:
 
     training: the manifest's.
     """
-    scenes, stages = training["scenes"], training["stages"]
-    with_images = "stage1_2d" in stages
+    scenes = training["scenes"]
+    runs = lineage(training)
+    stages = [stage for run in reversed(runs) for stage in run.get("stages", {}).values()]
+    with_images = "stage1_2d" in {stage["stage"] for stage in stages}
     data = f"{scenes['train']} simulated scenes of split `train` (simulator {scenes['simulator']})"
     if with_images:
         data = "scene graphs of images (labels and boxes, no pixels); " + data
@@ -52,17 +54,23 @@ def model_card(name: str, training: dict[str, Any], model: PSG4D) -> str:
         classes=len(model.vocabulary.classes),
         predicates=len(model.vocabulary.predicates),
         attributes=len(model.vocabulary.attributes),
-        minutes=training["minutes"],
+        minutes=round(sum(run.get("minutes", 0.0) for run in runs), 2),
         hardware=training["hardware"],
         seed=training["seed"],
         version=training["psg4d_ros"],
         start=f", on from checkpoint {training['start'][:12]}" if training["start"] else "",
         data=data,
         calibration=_figures(training["calibration"]) or "none",
-        stages="\n".join(_stage(stage) for stage in stages.values()),
+        stages="\n".join(_stage(stage) for stage in stages),
         validation_scenes=scenes["val"],
         images=" and, for relations, on labels and boxes of photographs" if with_images else "",
     )
+
+
+def lineage(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that led to a checkpoint, the last one first. training: its manifest's; ``before``: of the checkpoint
+    that it was trained on from."""
+    return [training, *(lineage(training["before"]) if training.get("before") else [])]
 
 
 def training_table(result: dict[str, Any]) -> str:

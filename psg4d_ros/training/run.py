@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, save_checkpoint, verify
+from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, read_manifest, save_checkpoint, verify
 from psg4d_ros.config import ModelConfig, switched, to_dict
 from psg4d_ros.data.simulation.production import SimulationJob, simulate, simulator_hash
 from psg4d_ros.data.simulation.storage import scene_files, write_whole
@@ -286,6 +286,7 @@ class _Run:
                 "recipe": self.values["recipe"],
                 "seed": self.options.seed,
                 "start": self.values["start"] and self.values["start"]["sha256"],
+                "before": None if self.options.start is None else read_manifest(self.options.start).training,
                 "stages": stages,
                 "scenes": {
                     "train": self.recipe.scenes.number,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from psg4d_ros.config import knob
 from psg4d_ros.model.chain import Turn2
 from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.training.image_reminder import ImageReminder
 from psg4d_ros.training.object_losses import (
     attribute_loss,
     class_loss,
@@ -70,13 +71,15 @@ class SceneWords:
 
 
 class SceneLosses(nn.Module):
-    """The losses of a micro-batch of windows. ``model``: what is trained."""
+    """The losses of a micro-batch of windows, and with a ``reminder`` of images. ``model``: what is trained."""
 
     class_weight: Tensor
 
-    def __init__(self, model: PSG4D, recipe: SceneRecipe, words: SceneWords) -> None:
+    def __init__(
+        self, model: PSG4D, recipe: SceneRecipe, words: SceneWords, reminder: ImageReminder | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.recipe, self.words = model, recipe, words
+        self.model, self.recipe, self.words, self.reminder = model, recipe, words, reminder
         self._pipeline = not model.config.decoder.reads_slots
         self._masks_learn = not (self._pipeline and recipe.relations)
         counts = torch.tensor([float(n) for n in words.classes.values()]).clamp(min=1)
@@ -161,6 +164,8 @@ class SceneLosses(nn.Module):
             if turn2s:
                 answer = answer + relation_answers(model, asked[one], turn2s[one], generator)
             losses["answer"] = recipe.answer_weight * answer
+        if self.reminder is not None:
+            losses |= self.reminder.losses(generator)
         return losses
 
     def _words_of_step(self, generator: torch.Generator) -> tuple[tuple[str, ...], Tensor]:

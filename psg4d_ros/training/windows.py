@@ -44,7 +44,10 @@ class WindowRecipe:
     frames: int = knob(4, "frames of a full window (F)", low=1, high=64)
     frame_interval_s: float = knob(0.25, "least time between two frames, seconds", low=0.0, high=60.0)
     full_share: float = knob(0.85, "augmented: share of windows that are full; others have fewer", low=0.0, high=1.0)
-    slow_share: float = knob(0.15, "augmented: share of windows with twice the interval", low=0.0, high=1.0)
+    slow_share: float = knob(0.15, "augmented: share of windows with a longer interval", low=0.0, high=1.0)
+    slowest: int = knob(
+        2, "augmented: the longer interval is drawn from 2 to so many times frame_interval_s", low=2, high=64
+    )
     eventful_share: float = knob(
         0.6,
         "augmented: share of windows that lie where a relation holds, each predicate of a scene as often as any other",
@@ -212,7 +215,7 @@ def draw_form(recipe: WindowRecipe, rng: np.random.Generator) -> WindowForm:
     if shorter >= recipe.full_share:
         frames = int(rng.integers(1, frames + 1))
     if slower < recipe.slow_share:
-        interval *= 2
+        interval *= int(rng.integers(2, recipe.slowest + 1))
     return WindowForm(frames, interval, bool(closer < recipe.close_share))
 
 

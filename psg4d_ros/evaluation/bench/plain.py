@@ -87,7 +87,7 @@ class ReadingChain(SceneChain):
 
     def turn1(self, scene_tokens: Tensor, proposals: Tensor | None = None) -> ReadTurn1:
         """See SceneChain."""
-        inputs: Tensor = self.slots
+        inputs = self.slot_tokens()
         if proposals is not None:
             known = self.proposal_in(proposals)
             inputs = inputs + pad(known, (0, 0, len(inputs) - len(known), 0))
