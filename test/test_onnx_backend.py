@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import runpy
 import shutil
 import sys
 import time
@@ -23,7 +25,9 @@ from psg4d_ros.pipeline import ScenePipeline
 from psg4d_ros.runtime import graph_cache
 from psg4d_ros.runtime.backends import TorchBackend, make_backend
 from psg4d_ros.runtime.graph_cache import cached_graphs
+from psg4d_ros.runtime.graph_parts import graph_parts
 from psg4d_ros.runtime.onnx_backend import OnnxBackend
+from psg4d_ros.runtime.parity import check_parity
 from psg4d_ros.structures import AlignedFrame, Window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -179,3 +183,14 @@ def test_where_the_cache_cannot_be_a_folder_graphs_are_made_for_this_run(model, 
     assert len(exports) == 1
     assert "for this run only" in caplog.text
     assert not exports[0].exists(), "and taken away again"
+
+
+def test_the_backend_of_the_documentation_agrees_with_torch(model, cache, tmp_path):
+    page = Path(__file__).parent.parent / "docs" / "extending.md"
+    *_, last = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "example.py").write_text(last)
+    backend = runpy.run_path(str(tmp_path / "example.py"))["ReferenceBackend"](model)
+    runs = {"encoder": backend._encoder, "mask_decoder": backend._decoder}
+    for part in graph_parts(model):
+        report = check_parity(part, runs[part.name], "fp32", (1, 200))
+        assert report.ok, report.worst
