@@ -46,6 +46,7 @@ from psg4d_ros.training.images import (
     read_image_sources,
 )
 from psg4d_ros.training.recipe import load_recipe
+from psg4d_ros.training.report import lineage
 from psg4d_ros.training.stage import Stage, StageModule, StageRecipe, sized
 from psg4d_ros.training.stage1 import Stage1Losses, image_scores
 from psg4d_ros.training.trainer import train_stage
@@ -174,7 +175,8 @@ class Bench:
 
     def trained(self, folder: Path) -> None:
         training = read_manifest(folder).training
-        values = training.get("stages", training)["stage1_2d"]
+        runs = (run.get("stages", run) for run in lineage(training))
+        values = next(stages["stage1_2d"] for stages in runs if "stage1_2d" in stages)
         model = load_checkpoint(folder, self.accelerator.device)
         self.both_ways(training["seed"], model, values["steps"], 60 * values["minutes"])
 
