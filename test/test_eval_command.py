@@ -71,8 +71,9 @@ class TestCommandLine:
         self, simulated, tmp_path, tiny_checkpoint, one_thread, setting
     ):
         """eval goes through the clouds and transforms of the bag itself: to the last digit as with the scene file."""
-        chosen = ("device=cpu", "presence_threshold=0.0", "relation_threshold=0.0", "max_relations=20")
-        options = [o for c in chosen for o in ("--set", f"inference.{c}")] + ["--set", "window.num_frames=2"]
+        chosen = ("device=cpu", "presence_threshold=0.0", "min_kept=0.0", "relation_threshold=0.0", "max_relations=20")
+        options = [o for c in chosen for o in ("--set", f"inference.{c}")]
+        options += ["--set", "window.num_frames=2", "--set", "tracker.min_windows=1"]
         how = ("--method", "model", "--setting", setting, "--checkpoint", tiny_checkpoint, *options)
         scene, bag = (evaluated(path, *how, tmp_path=tmp_path) for path in (simulated / "room.npz", simulated / "room"))
         assert scene.pop("dataset") != bag.pop("dataset")
