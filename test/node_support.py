@@ -129,7 +129,9 @@ def play_to_node(bag: Path, checkpoint: Path, *heard: str, **environment: str) -
     """
     domain, python = own_domain(), sys.executable
     remaps = ["--ros-args", "-r", "~/input/points:=/points"]
-    for setting in ("inference.threads:=1", "use_sim_time:=true", f"checkpoint:={checkpoint}"):
+    # A random model's masks overlap and change: each graph is to hold what it finds.
+    eager = "inference.min_kept:=0.0", "tracker.min_windows:=1"
+    for setting in ("inference.threads:=1", "use_sim_time:=true", f"checkpoint:={checkpoint}", *eager):
         remaps += ["-p", setting]
     listener = Process([python, str(Path(__file__).parent / "ros_listener.py")], domain, **environment)
     node = Process([python, "-m", "psg4d_ros.ros.node", *remaps], domain, **environment)
