@@ -115,7 +115,7 @@ def test_a_leak_is_told_from_a_run_that_only_fills_up():
 
 
 def test_long_runs_feed_every_frame_to_the_pipeline(spy):
-    config = PipelineConfig(inference=InferenceConfig(device="cpu", presence_threshold=0.0, relation_threshold=0.0))
+    config = PipelineConfig(inference=InferenceConfig(device="cpu", presence_threshold=0.0, mask_threshold=0.0))
     predictor = tiny_predictor(config, torch.device("cpu"))
     predicted = spy(predictor, "predict")
     run = measure_memory(config, predictor, updates=12, num_points=300)

@@ -42,7 +42,9 @@ def test_demo_prints_objects_relations_and_stage_times_and_writes_a_report(
     pytest.importorskip("embreex", reason="the simulated scene needs the extra [sim]")
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "demo.json"
-    small = ["--limit", "3", "--set", "inference.threads=1"]
+    eager = ["inference.presence_threshold=0", "inference.min_kept=0", "inference.relation_threshold=0"]
+    settings = ["inference.threads=1", "tracker.min_windows=1", *eager]  # its weights are random
+    small = ["--limit", "3", *(word for s in settings for word in ("--set", s))]
     assert main(["demo", "--checkpoint", str(tiny_checkpoint), "--json", str(out), "--quiet", *small]) == 0
     text = capsys.readouterr().out
     for stage in ("voxelize", "encode", "turn1", "masks", "name", "turn2", "total"):

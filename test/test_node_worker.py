@@ -129,6 +129,17 @@ def test_a_worker_that_never_started_stops() -> None:
     assert NewestWorker(print, ignore).stop(1)
 
 
+def test_a_worker_stops_when_a_signal_came_before_its_thread_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    worker = NewestWorker(print, ignore)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.start()
+    assert worker.stop(1)
+
+
 def test_the_next_item_is_prepared_while_one_is_under_way_and_the_replaced_ones_are_counted() -> None:
     busy, go_on = threading.Event(), threading.Event()
     prepared: list[int] = []

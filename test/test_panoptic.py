@@ -58,6 +58,14 @@ def test_a_slot_that_surer_ones_leave_little_is_dropped_and_leaves_them_all():
     assert crumbs.point_instance[0].tolist() == [1, 1, 1, 2, 3]
 
 
+def test_of_slots_that_share_one_object_evenly_the_surest_stays():
+    """Each of three is surest of a third of the object; none keeps half of its mask."""
+    masks = [[SURE, 1.0, 1.0], [1.0, SURE, 1.0], [1.0, 1.0, SURE]]
+    found = segment(output(masks, [2.0, 2.1, 2.0]), [frame(3, [0, 1, 2])], config(min_kept=0.5))
+    assert found.slots.tolist() == [1]
+    assert found.point_instance[0].tolist() == [1, 1, 1]
+
+
 def test_small_instances_are_dropped_and_the_rest_renumbered():
     masks = [[SURE, NO, NO], [NO, SURE, SURE]]
     found = segment(output(masks, [3.0, 1.0]), [frame(3, [0, 1, 1, 2])], config(min_points=2))

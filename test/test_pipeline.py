@@ -284,7 +284,7 @@ def test_windows_that_are_replaced_or_fail_put_turn_2_off_and_never_leave_it_out
 
 
 def test_relations_that_are_switched_off_do_not_live_on(make, room):
-    pipeline = make(relations_every=4)
+    pipeline = make(relations_every=4, presence_threshold=0.0, mask_threshold=0.0)
     assert run(pipeline, room, 2)[-1].relations
     pipeline.set_limits(max_points=500, relations=False)
     assert not any(r.ongoing for r in pipeline.update(room(START + 2 * STEP)).relations)

@@ -168,10 +168,11 @@ def main(args: list[str] | None = None) -> int:
     status = run(NODE_NAME, args, body)
     ended = True
     for node in nodes:
-        ended = node.free(EXIT_PATIENCE_S)
-        # A signal may have come while rclpy was making something, which it then cannot take down piece by piece; the
-        # end of the context takes down the rest.
-        with contextlib.suppress(ValueError):
+        # A signal may have come while something was being made, which then cannot be taken down piece by piece; the end
+        # of the context takes down the rest.
+        with contextlib.suppress(RuntimeError, ValueError):
+            ended = node.free(EXIT_PATIENCE_S)
+        with contextlib.suppress(RuntimeError, ValueError):
             node.destroy_node()
     rclpy.try_shutdown()
     if not ended:

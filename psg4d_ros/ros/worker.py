@@ -79,7 +79,7 @@ class NewestWorker(Generic[T]):
             self._stopping = True
             self._waiting = []
             self._condition.notify()
-        if self._thread is None:
+        if self._thread is None or self._thread.ident is None:  # not started: a signal may have come in between
             return True
         self._thread.join(timeout_s)
         return not self.alive

@@ -57,8 +57,8 @@ def claim_voxels(output: MaskOutput, config: InferenceConfig) -> tuple[torch.Ten
     """The present slots int64[P], and int64[V] whose each voxel is: 0 = nobody's, i + 1 = that of the i-th of them.
 
     A slot claims only voxels that its own mask holds; among claimants the more certain one wins, ties the lower slot.
-    One that keeps less than ``min_kept`` of its mask is dropped, and the others share what it held. Where slots are
-    boxes, the smallest box wins, ties the surer slot.
+    One that keeps less than ``min_kept`` of its mask is dropped where others hold the rest, and these share what it
+    held. Where slots are boxes, the smallest box wins, ties the surer slot.
     """
     presence = output.presence_logits.float().sigmoid()
     slots = torch.nonzero(presence >= config.presence_threshold).flatten()
@@ -75,6 +75,11 @@ def claim_voxels(output: MaskOutput, config: InferenceConfig) -> tuple[torch.Ten
         # A slot that lost most of its mask to surer ones had found what they found: what is left to it are crumbs.
         left = torch.bincount(owner[best > 0], minlength=len(slots))
         kept = left >= config.min_kept * held.sum(1)
+        taken = held[kept].any(0)
+        for slot in presence[slots].argsort(descending=True, stable=True).tolist():
+            # Several that share one object evenly must not all go: the surest of them stays.
+            if not kept[slot] and (held[slot] & ~taken).sum() >= config.min_kept * held[slot].sum():
+                kept[slot], taken = True, taken | held[slot]
         slots, claim = slots[kept], claim[kept]
         if len(slots) == 0:
             return slots, torch.zeros_like(owner)
