@@ -1,11 +1,12 @@
 """Which objects are found? Tubes of single windows by their size in voxels, and by class.
 
-``python benchmarks/found_by_size.py --dataset DIR [--checkpoint DIR] [--windows N] [--frames N] [--seed N]``; DIR: a
-folder of psg4d simulate, or "sim" (split test).
+``python benchmarks/found_by_size.py --dataset DIR [--checkpoint DIR] [--windows N] [--frames N] [--seed N]
+[--language-model] [--set KEY=VALUE ...]``; DIR: a folder of psg4d simulate, or "sim" (split test).
 
 ``mask``: some slot's own mask, sure or not, has an IoU over voxels above one half with the tube. ``present``: and the
-best such slot is surer of itself than the pipeline's threshold. ``top 1 / 3``: of those with a mask, named right.
-Without the language model.
+best such slot is surer of itself than the pipeline's threshold. ``top 1 / 3``: of those with a mask, named right. The
+line before the table is of what the pipeline makes of the slots, each voxel being one instance's at most: the figures
+of learning curves (training/window_scores.py). Without the language model, if it is not asked for.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 import torch
 
 from psg4d_ros.checkpoint import default_checkpoint, load_checkpoint
-from psg4d_ros.config import InferenceConfig
+from psg4d_ros.config_files import pipeline_config
 from psg4d_ros.data.open_dataset import open_recordings
-from psg4d_ros.training.window_scores import ReadWindow, read_windows
+from psg4d_ros.training.window_scores import ReadWindow, read_windows, window_scores
 from psg4d_ros.training.windows import WindowDataset, WindowRecipe
 
 EDGES = (8, 20, 60, 200)
@@ -33,7 +34,10 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=60, metavar="N")
     parser.add_argument("--frames", type=int, default=2, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--language-model", action="store_true")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings, as of psg4d replay")
     options = parser.parse_args()
+    config = pipeline_config(None, options.set).inference
     model = load_checkpoint(options.checkpoint, torch.device("cpu"))
     encoder = model.config.encoder
     recipe = WindowRecipe(
@@ -43,8 +47,10 @@ def main() -> None:
     words = tuple(c.name for c in model.vocabulary.classes)
     windows = (dataset[i] for i in range(options.windows))
     rows: dict[tuple[str, str], list[tuple[bool, bool, bool, bool]]] = defaultdict(list)
-    for read in read_windows(model, windows, words, language_model=False):
-        for kind, size, label, found in judged(read, words):
+    reads = list(read_windows(model, windows, words, language_model=options.language_model, config=config))
+    print(", ".join(f"{name} {100 * value:.1f}" for name, value in window_scores(reads).items()) + "\n")
+    for read in reads:
+        for kind, size, label, found in judged(read, words, config.presence_threshold):
             low = max((e for e in (0, *EDGES) if e <= size), default=0)
             high = next((str(e) for e in EDGES if e > size), "")
             rows[kind, f"{low:3d} to {high} voxels" if high else f"{low:3d} voxels and more"].append(found)
@@ -61,11 +67,13 @@ def main() -> None:
         print(f"| {kind} | {name} | {len(table)} | {cells[0]:.0f} | {cells[1]:.0f} | {top} |")
 
 
-def judged(read: ReadWindow, words: tuple[str, ...]) -> list[tuple[str, int, str, tuple[bool, bool, bool, bool]]]:
+def judged(
+    read: ReadWindow, words: tuple[str, ...], threshold: float
+) -> list[tuple[str, int, str, tuple[bool, bool, bool, bool]]]:
     """Kind, voxels, label; has a mask, is present, is named right, is among three names, of each tube."""
     known = read.fine_tube >= 0
     held = (read.output.mask_logits > 0)[:, known].float()
-    sure = read.output.presence_logits.sigmoid() >= InferenceConfig().presence_threshold
+    sure = read.output.presence_logits.sigmoid() >= threshold
     out = []
     truth = read.window.truth
     for tube, label in enumerate(truth.labels):

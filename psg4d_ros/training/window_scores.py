@@ -55,12 +55,18 @@ class ReadWindow:
 
 @torch.no_grad()
 def read_windows(
-    model: PSG4D, windows: Iterable[TrainingWindow], words: tuple[str, ...], *, language_model: bool
+    model: PSG4D,
+    windows: Iterable[TrainingWindow],
+    words: tuple[str, ...],
+    *,
+    language_model: bool,
+    config: InferenceConfig | None = None,
 ) -> Iterator[ReadWindow]:
-    """Run the model on windows in evaluation mode. language_model: with it, or by the path around it."""
+    """Run the model on windows in evaluation mode. language_model: with it, or by the path around it. config: which
+    slots become instances; None takes the defaults."""
     was_training = model.training
     model.eval()
-    config, generator = InferenceConfig(), torch.Generator().manual_seed(0)
+    config, generator = config or InferenceConfig(), torch.Generator().manual_seed(0)
     for window in windows:
         batch = encode_windows(model, [window], fine_samples=None, key_samples=None, generator=generator)
         proposed = batch.proposals.states[0]
