@@ -14,7 +14,7 @@ from psg4d_ros.config import DecoderConfig
 from psg4d_ros.errors import ConfigError
 from psg4d_ros.model import mask_decoder
 from psg4d_ros.model.mask_decoder import MaskDecoder, MaskOutput
-from psg4d_ros.model.proposals import Proposals
+from psg4d_ros.model.proposals import Proposals, of_slots
 
 CONFIG = DecoderConfig(num_slots=6, proposals=4, dim=32, heads=4, layers=3)
 Inputs = tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -291,3 +291,15 @@ def test_one_exported_graph_serves_every_size() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ConfigError, match=r"decoder\.dim is 32, expected a multiple of decoder\.heads = 5"):
         small(DecoderConfig(dim=32, heads=5))
+
+
+@torch.no_grad()
+def test_the_same_weights_serve_any_number_of_proposals() -> None:
+    """They have no row of their own; what proposals find first stays first."""
+    decoder, inputs = small(), window(20, 60, 200)[1:]
+    more = small(replace(CONFIG, num_slots=9, proposals=7))
+    more.load_state_dict(decoder.state_dict())
+    assert decode(more, None, *inputs).mask_logits.shape == (9, 200)
+    few, many = (d.propose(inputs[2], inputs[3]).anchors for d in (decoder, more))
+    assert torch.equal(many[:4], few)
+    assert torch.equal(of_slots(decoder.queries, 6)[2:], decoder.queries[2:].expand(4, -1))

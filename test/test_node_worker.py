@@ -167,8 +167,9 @@ def test_the_next_item_is_prepared_while_one_is_under_way_and_the_replaced_ones_
     assert (worker.offered, worker.served, worker.replaced, worker.failed) == (4, 2, 2, 0)
 
 
-def test_items_are_replaced_while_they_wait_to_be_prepared_too() -> None:
-    busy, go_on, served = threading.Event(), threading.Event(), []
+def held_up(served: list[int]) -> tuple[PreparingWorker[int], threading.Event]:
+    """A worker that prepares item 0 until the event is set."""
+    busy, go_on = threading.Event(), threading.Event()
 
     def prepare(item: int) -> None:
         busy.set()
@@ -178,6 +179,12 @@ def test_items_are_replaced_while_they_wait_to_be_prepared_too() -> None:
     worker.start()
     worker.offer(0)
     assert busy.wait(10)
+    return worker, go_on
+
+
+def test_items_are_replaced_while_they_wait_to_be_prepared_too() -> None:
+    served: list[int] = []
+    worker, go_on = held_up(served)
     for item in (1, 2):
         worker.offer(item)
     go_on.set()
@@ -208,16 +215,8 @@ def test_what_cannot_be_prepared_is_worked_on_all_the_same() -> None:
 
 
 def test_stopping_waits_for_preparation_and_work_and_it_may_start_again() -> None:
-    busy, go_on, served = threading.Event(), threading.Event(), []
-
-    def prepare(item: int) -> None:
-        busy.set()
-        assert go_on.wait(10)
-
-    worker = PreparingWorker(prepare, served.append, ignore)
-    worker.start()
-    worker.offer(0)
-    assert busy.wait(10)
+    served: list[int] = []
+    worker, go_on = held_up(served)
     assert not worker.stop(0.05)  # still at item 0
     go_on.set()
     assert worker.stop(10)

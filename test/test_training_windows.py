@@ -254,6 +254,13 @@ def test_windows_of_a_batch_are_alike():
     assert len({batch[0] for batch in lengths}) > 2
 
 
+def test_slow_windows_have_up_to_so_many_times_the_interval():
+    recipe = WindowRecipe(slow_share=0.5, slowest=4)
+    intervals = [draw_form(recipe, np.random.default_rng(i)).interval_ns // 250_000_000 for i in range(400)]
+    assert set(intervals) == {1, 2, 3, 4}
+    assert intervals.count(1) == pytest.approx(200, abs=40)
+
+
 # What cannot be known is not judged, and what cannot be used is refused.
 
 
