@@ -71,8 +71,7 @@ class GraphCollector:
 
     def objects(self) -> tuple[tuple[str, ...], tuple[bool, ...]]:
         """Labels and kinds of all objects in the order of their columns; a given one that no graph named is ""."""
-        count = len(self._columns) if self._given is None else len(self._given)
-        named = [self._named.get(i, _Named("", True, 0.0)) for i in range(count)]
+        named = self._in_order()
         return tuple(n.label for n in named), tuple(n.is_thing for n in named)
 
     def relations(self, stamps_ns: Int64) -> tuple[Relations, Float64]:
@@ -95,9 +94,14 @@ class GraphCollector:
     def sure_of_objects(self, relations: Relations) -> Float64:
         """float64[n]: the product of the scores of each relation's two objects. A relation of what may not be there, or
         may be something else, is no surer than that; objects of the truth have a score of 1."""
-        sure = np.array([self._named[i].score if i in self._named else 0.0 for i in range(len(self.objects()[0]))])
+        sure = np.array([n.score for n in self._in_order()], np.float64)
         product: Float64 = sure[relations.subject] * sure[relations.object]
         return product
+
+    def _in_order(self) -> list[_Named]:
+        """What was last said of each object, by column."""
+        count = len(self._columns) if self._given is None else len(self._given)
+        return [self._named.get(i, _Named("", True, 0.0)) for i in range(count)]
 
     def _column(self, epoch: int, track_id: int) -> int:
         if self._given is not None:
