@@ -56,9 +56,8 @@ def test_true_boxes_bound_the_voxels_of_each_tube_in_each_frame():
 
 
 def said(boxes: torch.Tensor) -> MaskOutput:
-    slots = len(boxes)
-    none = torch.zeros(slots, 0)
-    return MaskOutput(none, torch.zeros(slots), none, none, none, (), boxes)
+    none = torch.zeros(1, len(boxes), 0)
+    return MaskOutput(none, torch.zeros(1, len(boxes)), none, none, none, (), boxes[None])
 
 
 def truth() -> TubeTargets:
@@ -72,8 +71,8 @@ def truth() -> TubeTargets:
 
 def test_slots_take_the_tubes_that_their_boxes_are():
     cup = torch.tensor([[5.05, 5.05, 0.75, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0]])
-    losses = box_losses(said(torch.cat([cup, WALKER * 3, WALKER])), truth())
-    of = dict(zip(losses.assignment.tubes.tolist(), losses.assignment.slots.tolist(), strict=True))
+    losses = box_losses(said(torch.cat([cup, WALKER * 3, WALKER])), [truth()])
+    of = dict(zip(losses.assignments[0].tubes.tolist(), losses.assignments[0].slots.tolist(), strict=True))
     assert (of[0], of[1]) == (2, 0)
     torch.testing.assert_close(losses.box, torch.tensor(0.0), atol=1e-5, rtol=0)
     torch.testing.assert_close(losses.giou, torch.tensor(0.0), atol=1e-4, rtol=0)
@@ -88,7 +87,7 @@ def test_gradients_pull_a_box_to_its_tube():
         boxes[1:, :3] += 50.0
         boxes[0, value] += off
         boxes.requires_grad_()
-        losses = box_losses(said(boxes), truth())
+        losses = box_losses(said(boxes), [truth()])
         (losses.box + losses.giou).backward()
         assert torch.isfinite(boxes.grad).all()
         return float(boxes.grad[0, value])
@@ -101,5 +100,5 @@ def test_gradients_pull_a_box_to_its_tube():
 def test_an_empty_window_still_teaches_presence():
     none = torch.zeros(0, dtype=torch.int64)
     boxes = WALKER.clone().requires_grad_()
-    losses = box_losses(said(boxes), TubeTargets(none, none, 0, none.bool(), torch.zeros(0, 2, 6), TIMES))
+    losses = box_losses(said(boxes), [TubeTargets(none, none, 0, none.bool(), torch.zeros(0, 2, 6), TIMES)])
     assert losses.box == losses.giou == 0.0 and losses.presence > 0

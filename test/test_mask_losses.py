@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from tube_truth import tubes_of
 
 from psg4d_ros.model.mask_decoder import LayerOutput, MaskOutput
-from psg4d_ros.training.mask_losses import NOBODY, TubeTargets, assign, mask_losses, sample_voxels
+from psg4d_ros.training.mask_losses import NOBODY, TubeTargets, mask_losses, match, sample_voxels
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -40,11 +40,18 @@ def test_few_voxels_are_taken_as_they_are():
     assert torch.equal(sample_voxels(torch.tensor([0, NOBODY, 1]), 10, 2, _generator()), torch.arange(3))
 
 
+def _matched(logits, presence, masks, log_probs=None):
+    """The assignment of one window. masks: [T, S] 0 or 1, of which no two hold the same voxel."""
+    labels = torch.where(masks.any(dim=0), masks.argmax(dim=0), NOBODY)
+    named = None if log_probs is None else [log_probs]
+    return match(logits[None], presence[None], [tubes_of(labels, len(masks))], named)[0]
+
+
 def test_the_assignment_is_the_cheapest_of_all_permutations():
     """Against brute force over all one-to-one matchings, with the cost written out term by term."""
     torch.manual_seed(3)
     logits, presence = torch.randn(5, 40) * 2, torch.randn(5)
-    masks = (torch.rand(3, 40) > 0.6).float()
+    masks = F.one_hot(torch.randint(4, (40,)), 4).T[:3].float()
     log_probs = torch.log_softmax(torch.randn(5, 3), dim=1)
 
     def cost(slot: int, tube: int) -> float:
@@ -53,7 +60,7 @@ def test_the_assignment_is_the_cheapest_of_all_permutations():
         dice = 1 - (2 * (prob * masks[tube]).sum() + 1) / (prob.sum() + masks[tube].sum() + 1)
         return float(5 * bce + 5 * dice - 2 * presence[slot].sigmoid() - 2 * log_probs[slot, tube].exp())
 
-    found = assign(logits, presence, masks, log_probs)
+    found = _matched(logits, presence, masks, log_probs)
     best = min(itertools.permutations(range(5), 3), key=lambda p: sum(cost(s, t) for t, s in enumerate(p)))
     assert dict(zip(found.tubes.tolist(), found.slots.tolist(), strict=True)) == dict(enumerate(best))
 
@@ -62,35 +69,35 @@ def test_more_tubes_than_slots_leaves_the_worst_out():
     logits = torch.full((1, 4), -8.0)
     logits[0, 2:] = 8.0
     masks = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
-    found = assign(logits, torch.zeros(1), masks, None)
+    found = _matched(logits, torch.zeros(1), masks)
     assert found.tubes.tolist() == [1]
 
 
 def test_a_slot_that_is_not_a_number_stops_nothing():
     logits = torch.zeros(2, 4)
     logits[0] = float("nan")
-    found = assign(logits, torch.zeros(2), torch.ones(1, 4), None)
+    found = _matched(logits, torch.zeros(2), torch.ones(1, 4))
     assert found.slots.tolist() == [1]
 
 
 def _output(mask_logits: torch.Tensor, presence: torch.Tensor, layers: int = 1) -> MaskOutput:
-    embeddings = torch.zeros(len(presence), 3)
+    mask_logits, presence = mask_logits[None], presence[None]
+    embeddings = torch.zeros(1, presence.shape[1], 3)
     aux = tuple(LayerOutput(mask_logits, mask_logits, presence, embeddings) for _ in range(layers))
     return MaskOutput(mask_logits, presence, embeddings, embeddings, mask_logits, aux)
 
 
-def _targets() -> TubeTargets:
-    labels = torch.tensor([0, 0, 0, 1, 1, NOBODY])
-    return tubes_of(labels, 2)
+def _targets() -> list[TubeTargets]:
+    return [tubes_of(torch.tensor([0, 0, 0, 1, 1, NOBODY]), 2)]
 
 
 def test_perfect_masks_cost_nothing_and_wrong_ones_a_lot():
-    truth = (_targets().fine[None] == torch.tensor([[1], [0], [9]])).float()
+    truth = (_targets()[0].fine[None] == torch.tensor([[1], [0], [9]])).float()
     perfect = mask_losses(_output(truth * 40 - 20, torch.tensor([20.0, 20.0, -20.0])), _targets())
     inverted = mask_losses(_output(20 - truth * 40, torch.tensor([-20.0, -20.0, 20.0])), _targets())
     assert float(perfect.total()) < 1e-3
     assert float(inverted.total()) > 10
-    assert dict(zip(*(x.tolist() for x in perfect.assignment), strict=True)) == {0: 1, 1: 0}
+    assert dict(zip(*(x.tolist() for x in perfect.assignments[0]), strict=True)) == {0: 1, 1: 0}
 
 
 def test_descent_on_the_losses_finds_the_tubes():
@@ -104,9 +111,9 @@ def test_descent_on_the_losses_finds_the_tubes():
         optimizer.zero_grad()
         losses.total().backward()
         optimizer.step()
-    slots, tubes = losses.assignment
+    slots, tubes = losses.assignments[0]
     found = logits.detach()[slots] > 0
-    assert torch.equal(found, _targets().fine[None] == tubes[:, None])
+    assert torch.equal(found, _targets()[0].fine[None] == tubes[:, None])
     spare = ({0, 1, 2} - set(slots.tolist())).pop()
     assert (presence[slots] > 0).all()
     assert presence[spare] < 0
@@ -114,9 +121,9 @@ def test_descent_on_the_losses_finds_the_tubes():
 
 def test_key_masks_get_a_gradient_of_their_own():
     """They steer attention, which passes none."""
-    keys = torch.randn(3, 6, requires_grad=True)
-    fine = torch.randn(3, 6, requires_grad=True)
-    out = MaskOutput(fine, torch.zeros(3), torch.zeros(3, 3), torch.zeros(3, 3), keys, ())
+    keys = torch.randn(1, 3, 6, requires_grad=True)
+    fine = torch.randn(1, 3, 6, requires_grad=True)
+    out = MaskOutput(fine, torch.zeros(1, 3), torch.zeros(1, 3, 3), torch.zeros(1, 3, 3), keys, ())
     mask_losses(out, _targets()).total().backward()
     assert keys.grad is not None and float(keys.grad.abs().sum()) > 0
 
@@ -126,7 +133,7 @@ def test_a_window_without_objects_teaches_absence(voxels: int):
     presence = torch.zeros(3, requires_grad=True)
     nothing = torch.full((voxels,), NOBODY, dtype=torch.int64)
     logits = torch.zeros(3, voxels, requires_grad=True)
-    losses = mask_losses(_output(logits, presence), tubes_of(nothing, 0))
+    losses = mask_losses(_output(logits, presence), [tubes_of(nothing, 0)])
     losses.total().backward()
     assert np.isfinite(losses.total().item())
     assert presence.grad is not None and (presence.grad > 0).all()  # descent lowers presence
@@ -139,8 +146,31 @@ def test_presence_says_how_well_the_mask_agrees_with_its_tube():
 
     def pull(presence: float) -> float:
         value = torch.tensor([presence], requires_grad=True)
-        mask_losses(_output(logits, value), tubes_of(labels, 1)).presence.backward()
+        mask_losses(_output(logits, value), [tubes_of(labels, 1)]).presence.backward()
         return float(value.grad)
 
     assert pull(0.0) == pytest.approx(0.0, abs=1e-6)
     assert pull(1.0) > 0 > pull(-1.0)
+
+
+def test_windows_side_by_side_lose_what_each_loses_alone():
+    """Three windows of different numbers of tubes, none of them in the last, and with more tubes than slots."""
+    torch.manual_seed(5)
+    labels = [torch.randint(NOBODY, 2, (40,)), torch.randint(NOBODY, 6, (40,)), torch.full((40,), NOBODY)]
+    targets = [tubes_of(own, count) for own, count in zip(labels, (2, 6, 0), strict=True)]
+    masks, keys, presence = torch.randn(3, 4, 40) * 3, torch.randn(3, 4, 40) * 3, torch.randn(3, 4)
+    names = [torch.log_softmax(torch.randn(4, t.count), dim=1) for t in targets]
+
+    def output(rows: slice) -> MaskOutput:
+        states = torch.zeros(3, 4, 2)[rows]
+        early = LayerOutput(keys[rows], masks[rows], presence[rows], states)
+        return MaskOutput(masks[rows], presence[rows], states, states, keys[rows], (early,))
+
+    together = mask_losses(output(slice(None)), targets, names)
+    alone = [mask_losses(output(slice(b, b + 1)), targets[b : b + 1], names[b : b + 1]) for b in range(3)]
+    for name in ("bce", "dice", "presence"):
+        mean = torch.stack([getattr(one, name) for one in alone]).mean()
+        torch.testing.assert_close(getattr(together, name), mean)
+    for found, one in zip(together.assignments, alone, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(found, one.assignments[0], strict=True))
+    assert [len(found.slots) for found in together.assignments] == [2, 4, 0]

@@ -7,6 +7,7 @@ supervised. A tube's true boxes, one per frame, bound its voxels. After "End-to-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from psg4d_ros.training.mask_losses import (
     CLASS_WEIGHT,
     PRESENCE_WEIGHT,
     Assignment,
+    Matches,
     TubeTargets,
     cheapest,
     presence_loss,
@@ -30,12 +32,13 @@ _NOWHERE = 1e3
 
 @dataclass(frozen=True, eq=False)
 class BoxLosses:
-    """Means over what they look at, as tensors with gradient; ``assignment`` is that of the last layer."""
+    """Means over windows of means over what they look at, as tensors with gradient; ``assignments`` are those of the
+    last layer, one per window."""
 
     box: Tensor
     giou: Tensor
     presence: Tensor
-    assignment: Assignment
+    assignments: tuple[Assignment, ...]
 
     def weighted(self) -> dict[str, Tensor]:
         """By name, as they are descended."""
@@ -75,27 +78,35 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     return both / union - (hull - union) / hull
 
 
-def box_losses(output: MaskOutput, targets: TubeTargets, class_log_probs: Tensor | None = None) -> BoxLosses:
-    """Losses of all layers, averaged over layers. class_log_probs: [Q, T] of the last layer, see ``assign``.
+def box_losses(
+    output: MaskOutput, targets: Sequence[TubeTargets], class_log_probs: Sequence[Tensor] | None = None
+) -> BoxLosses:
+    """Losses of all layers of B windows, averaged over layers. class_log_probs: per window [Q, T] of the last layer,
+    the log-probability that each slot gives to each tube's true label, or None.
 
-    output: with boxes.
+    output: with boxes, and with B in front.
     """
     last = output.last()
     box, giou, presence = [], [], []
     for layer in (*output.aux, last):
-        said = _boxes(layer, targets.times_s)
-        assignment = _assign(said, layer.presence_logits, targets.boxes, class_log_probs if layer is last else None)
-        off, overlap, seen = _compare(said[assignment.slots], targets.boxes[assignment.tubes])
-        frames = seen.sum().clamp(min=1)
-        box.append(off.sum() / frames)
-        giou.append(((1 - overlap) * seen).sum() / frames)
-        presence.append(presence_loss(layer.presence_logits, assignment.slots))
-    return BoxLosses(torch.stack(box).mean(), torch.stack(giou).mean(), torch.stack(presence).mean(), assignment)
+        assignments = []
+        for number, truth in enumerate(targets):
+            said = _boxes(layer, number, truth.times_s)
+            named = class_log_probs[number] if class_log_probs is not None and layer is last else None
+            slots, tubes = _assign(said, layer.presence_logits[number], truth.boxes, named)
+            off, overlap, seen = _compare(said[slots], truth.boxes[tubes])
+            frames = seen.sum().clamp(min=1)
+            box.append(off.sum() / frames)
+            giou.append(((1 - overlap) * seen).sum() / frames)
+            assignments.append(Assignment(slots, tubes))
+        presence.append(presence_loss(layer.presence_logits, Matches.of(assignments, layer.presence_logits.device)))
+    means = [torch.stack(losses).mean() for losses in (box, giou, presence)]
+    return BoxLosses(*means, tuple(assignments))
 
 
-def _boxes(layer: LayerOutput, times_s: Tensor) -> Tensor:
+def _boxes(layer: LayerOutput, window: int, times_s: Tensor) -> Tensor:
     assert layer.boxes is not None
-    return boxes_at(layer.boxes.float(), times_s)
+    return boxes_at(layer.boxes[window].float(), times_s)
 
 
 def _compare(said: Tensor, true: Tensor) -> tuple[Tensor, Tensor, Tensor]:

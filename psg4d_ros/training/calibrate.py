@@ -84,9 +84,9 @@ def calibrate(model: PSG4D, windows: Iterable[ReadWindow]) -> dict[str, float]:
 
 def _collect(heads: dict[str, _Answers], read: ReadWindow) -> None:
     truth, reading = read.window.truth, read.reading
-    slots, tubes = reading.slots.cpu(), reading.tubes.cpu()
+    slots, tubes = reading.slots, reading.tubes
     right = torch.zeros(len(read.output.presence_logits))
-    right[slots] = _found(read, reading.slots, reading.tubes).cpu().float()
+    right[slots] = _found(read, slots, tubes.to(read.fine_tube.device)).cpu().float()
     heads["presence"].add(read.output.presence_logits, right)
     target = class_targets(read.scores.words, truth)[tubes]
     heads["class"].add(read.scores.class_logits.cpu()[slots[target >= 0]], target[target >= 0])

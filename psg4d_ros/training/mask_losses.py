@@ -8,6 +8,7 @@ Segmentation" (2022), which draws its points by uncertainty instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,20 +43,52 @@ class TubeTargets:
 
 
 class Assignment(NamedTuple):
-    """Matched slots and tubes: int64[M] each, M = min(slots, tubes)."""
+    """Matched slots and tubes of a window: int64[M] each, M = min(slots, tubes), on the CPU."""
 
     slots: Tensor
     tubes: Tensor
 
 
+class Matches(NamedTuple):
+    """Assignments of B windows side by side, M = the most of any. slots, tubes: int64[B, M], 0 beyond a window's own.
+    real: float32[B, M], 1 for a match, 0 beyond. share: float32[B, M], 1 / number of matches, so that sums over M are
+    means; 0 beyond."""
+
+    slots: Tensor
+    tubes: Tensor
+    real: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, assignments: Sequence[Assignment], device: torch.device) -> Matches:
+        most = max(len(a.slots) for a in assignments)
+        table = torch.zeros(4, len(assignments), most, dtype=torch.float64)  # one transfer
+        for row, a in enumerate(assignments):
+            count = len(a.slots)
+            for field, values in enumerate((a.slots, a.tubes, 1.0, 1.0 / max(1, count))):
+                table[field, row, :count] = values
+        slots, tubes, real, share = table.to(device)
+        return cls(slots.long(), tubes.long(), real.float(), share.float())
+
+    def pick(self, rows: Tensor) -> Tensor:
+        """[B, M, *] of the matched slots. rows: [B, Q, *]."""
+        index = self.slots.view(*self.slots.shape, *(1 for _ in rows.shape[2:]))
+        return torch.take_along_dim(rows, index, dim=1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the windows of their means over matches, zero for a window without. values: [B, M]."""
+        return (values * self.share).sum() / len(self.share)
+
+
 @dataclass(frozen=True, eq=False)
 class MaskLosses:
-    """Means over what they look at, as tensors with gradient; ``assignment`` is that of the last layer."""
+    """Means over windows of means over what they look at, as tensors with gradient; ``assignments`` are those of the
+    last layer, one per window."""
 
     bce: Tensor
     dice: Tensor
     presence: Tensor
-    assignment: Assignment
+    assignments: tuple[Assignment, ...]
 
     def weighted(self) -> dict[str, Tensor]:
         """By name, as they are descended."""
@@ -92,85 +125,99 @@ def sample_voxels(labels: Tensor, count: int, tubes: int, generator: torch.Gener
     return torch.unique(torch.cat(chosen))
 
 
-def assign(mask_logits: Tensor, presence_logits: Tensor, masks: Tensor, class_log_probs: Tensor | None) -> Assignment:
-    """Match slots to tubes at the least cost (Hungarian).
+def match(
+    mask_logits: Tensor,
+    presence_logits: Tensor,
+    targets: Sequence[TubeTargets],
+    class_log_probs: Sequence[Tensor] | None,
+) -> list[Assignment]:
+    """Match slots to tubes at the least cost (Hungarian), window by window.
 
-    mask_logits: [Q, S] on sampled voxels. masks: [T, S] 0 or 1. class_log_probs: [Q, T], the log-probability that each
-    slot gives to each tube's true label, or None.
+    mask_logits: [B, Q, S] on the voxels of ``targets.fine``. presence_logits: [B, Q]. class_log_probs: per window
+    [Q, T], the log-probability that each slot gives to each tube's true label, or None.
     """
     with torch.no_grad():
-        logits, masks = mask_logits.float(), masks.float()
+        most = max(t.count for t in targets)
+        masks = _one_hot(torch.stack([t.fine for t in targets]), most).transpose(1, 2)  # [B, S, T]
+        logits = mask_logits.float()
         positive = F.softplus(-logits)  # BCE of a voxel that should be in the mask; out of it: positive + logits
-        bce = (positive @ masks.T + (positive + logits) @ (1 - masks).T) / max(1, masks.shape[1])
+        bce = (positive @ masks + (positive + logits) @ (1 - masks)) / max(1, masks.shape[1])
         prob = logits.sigmoid()
-        dice = 1 - (2 * prob @ masks.T + 1) / (prob.sum(1, keepdim=True) + masks.sum(1) + 1)
-        cost = BCE_WEIGHT * bce + DICE_WEIGHT * dice - PRESENCE_WEIGHT * presence_logits.float().sigmoid()[:, None]
+        dice = 1 - (2 * prob @ masks + 1) / (prob.sum(2, keepdim=True) + masks.sum(1, keepdim=True) + 1)
+        cost = BCE_WEIGHT * bce + DICE_WEIGHT * dice - PRESENCE_WEIGHT * presence_logits.float().sigmoid()[..., None]
         if class_log_probs is not None:
-            cost = cost - CLASS_WEIGHT * class_log_probs.float().exp()
-        return cheapest(cost)
+            named = [F.pad(p.float().exp(), (0, most - p.shape[1])) for p in class_log_probs]
+            cost = cost - CLASS_WEIGHT * torch.stack(named)
+        return [cheapest(own[:, : t.count]) for own, t in zip(cost.cpu(), targets, strict=True)]
 
 
 def cheapest(cost: Tensor) -> Assignment:
     """The matching of slots and tubes at the least cost, float[Q, T]."""
     # A slot gone wild must not stop the run: its cost is as high as can be.
     slots, tubes = linear_sum_assignment(torch.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
-    return Assignment(torch.from_numpy(slots).to(cost.device), torch.from_numpy(tubes).to(cost.device))
+    return Assignment(torch.from_numpy(slots), torch.from_numpy(tubes))
 
 
-def mask_losses(output: MaskOutput, targets: TubeTargets, class_log_probs: Tensor | None = None) -> MaskLosses:
-    """Losses of all layers, averaged over layers. class_log_probs: [Q, T] of the last layer, see ``assign``.
+def mask_losses(
+    output: MaskOutput, targets: Sequence[TubeTargets], class_log_probs: Sequence[Tensor] | None = None
+) -> MaskLosses:
+    """Losses of all layers of B windows, averaged over layers. class_log_probs: of the last layer, see ``match``.
 
-    output: of the voxels and keys that ``targets`` names, in their order. A window without tubes still teaches: all
-    slots are to be absent.
+    output: with B in front, of the voxels and keys that ``targets`` name, in their order; windows have equally many. A
+    window without tubes still teaches: all slots are to be absent.
     """
-    fine = _one_hot(targets.fine, targets.count)
-    keys = _one_hot(targets.keys, targets.count)
+    fine, keys = (torch.stack(labels) for labels in ([t.fine for t in targets], [t.keys for t in targets]))
     last = output.last()
     bce, dice, presence = [], [], []
     for layer in (*output.aux, last):
-        assignment = assign(layer.mask_logits, layer.presence_logits, fine, class_log_probs if layer is last else None)
-        for logits, masks in ((layer.mask_logits, fine), (layer.key_mask_logits, keys)):
-            b, d = _compare(logits[assignment.slots], masks[assignment.tubes])
-            bce.append(b)
-            dice.append(d)
-        quality = _iou(layer.mask_logits[assignment.slots], fine[assignment.tubes])
-        presence.append(presence_loss(layer.presence_logits, assignment.slots, quality))
-    return MaskLosses(torch.stack(bce).mean(), torch.stack(dice).mean(), torch.stack(presence).mean(), assignment)
+        assignments = match(
+            layer.mask_logits, layer.presence_logits, targets, class_log_probs if layer is last else None
+        )
+        found = Matches.of(assignments, fine.device)
+        for logits, labels in ((layer.mask_logits, fine), (layer.key_mask_logits, keys)):
+            b, d = _compare(found.pick(logits), _held(labels, found.tubes))
+            bce.append(found.mean(b))
+            dice.append(found.mean(d))
+        quality = _iou(found.pick(layer.mask_logits), _held(fine, found.tubes))
+        presence.append(presence_loss(layer.presence_logits, found, quality))
+    means = [torch.stack(losses).mean() for losses in (bce, dice, presence)]
+    return MaskLosses(*means, tuple(assignments))
 
 
 def _one_hot(labels: Tensor, count: int) -> Tensor:
-    """float32[T, S] of int64[S] labels."""
-    return (labels[None] == torch.arange(count, device=labels.device)[:, None]).float()
+    """float32[B, T, S] of int64[B, S] labels."""
+    return (labels[:, None] == torch.arange(count, device=labels.device)[:, None]).float()
+
+
+def _held(labels: Tensor, tubes: Tensor) -> Tensor:
+    """float32[B, M, S]: whether each voxel is of that tube. labels: int64[B, S]. tubes: int64[B, M]."""
+    return (labels[:, None] == tubes[..., None]).float()
 
 
 def _compare(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean BCE and Dice loss of M pairs, [M, S] each; zeros (with gradient) where there is nothing to compare."""
+    """BCE, mean over the voxels, and Dice loss [B, M] of pairs, [B, M, S] each; where there are no voxels, zeros."""
     logits = logits.float()
-    if not logits.numel():
-        return logits.sum(), logits.sum()
-    bce = F.binary_cross_entropy_with_logits(logits, masks)
+    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").sum(2) / max(1, logits.shape[2])
     prob = logits.sigmoid()
-    dice = 1 - (2 * (prob * masks).sum(1) + 1) / (prob.sum(1) + masks.sum(1) + 1)
-    return bce, dice.mean()
+    return bce, 1 - (2 * (prob * masks).sum(2) + 1) / (prob.sum(2) + masks.sum(2) + 1)
 
 
 def _iou(logits: Tensor, masks: Tensor) -> Tensor:
-    """float32[M] without gradient, of M pairs [M, S]: how well what a mask holds agrees with the truth."""
+    """float32[B, M] without gradient, of pairs [B, M, S]: how well what a mask holds agrees with the truth."""
     with torch.no_grad():
         held = (logits > 0).float()
-        both = (held * masks).sum(1)
-        return both / (held.sum(1) + masks.sum(1) - both).clamp(min=1)
+        both = (held * masks).sum(2)
+        return both / (held.sum(2) + masks.sum(2) - both).clamp(min=1)
 
 
-def presence_loss(logits: Tensor, matched: Tensor, quality: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy over all slots; an empty one counts EMPTY_SLOT_WEIGHT.
+def presence_loss(logits: Tensor, found: Matches, quality: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy over all slots [B, Q], mean over windows; an empty one counts EMPTY_SLOT_WEIGHT.
 
-    quality: float32[M] of the matched slots, the IoU of each with its tube, which is what its presence is to say: of
+    quality: float32[B, M] of the matched slots, the IoU of each with its tube, which is what its presence is to say: of
     two slots on one object the better one is to be kept, and a poor mask to be left out. None: all are right.
     """
-    target = torch.zeros_like(logits, dtype=torch.float32)
-    target[matched] = 1.0 if quality is None else quality
-    weight = torch.full_like(target, EMPTY_SLOT_WEIGHT)
-    weight[matched] = 1.0
+    empty = torch.zeros_like(logits, dtype=torch.float32)
+    target = empty.scatter_add(1, found.slots, found.real if quality is None else quality * found.real)
+    weight = EMPTY_SLOT_WEIGHT + (1 - EMPTY_SLOT_WEIGHT) * empty.scatter_add(1, found.slots, found.real)
     losses = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
-    return (losses * weight).sum() / weight.sum()
+    return ((losses * weight).sum(1) / weight.sum(1)).mean()

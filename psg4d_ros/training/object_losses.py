@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from psg4d_ros.model.chain import DescribedObject, PairQuestion
-from psg4d_ros.model.mask_decoder import LayerOutput, MaskOutput
+from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.training.box_losses import BoxLosses, box_losses
-from psg4d_ros.training.mask_losses import MaskLosses, TubeTargets, mask_losses
+from psg4d_ros.training.mask_losses import Assignment, MaskLosses, Matches, TubeTargets, mask_losses
 from psg4d_ros.training.windows import WindowTruth
 
 
 @dataclass(frozen=True, eq=False)
 class NameScores:
-    """Slots against words: class_logits [Q, n] over ``words``, attribute_logits [Q, a] over ``attributes``."""
+    """Slots against words: class_logits [*, Q, n] over ``words``, attribute_logits [*, Q, a] over ``attributes``."""
 
     words: tuple[str, ...]
     attributes: tuple[str, ...]
@@ -41,12 +41,11 @@ def score_names(model: PSG4D, hidden: Tensor | None, embeddings: Tensor, words: 
 class ObjectReading:
     """A window whose tubes have found their slots.
 
-    shapes: how masks, or boxes, differ from the tubes. slots, tubes: int64[M], matched, by ascending slot, as inference
-    lists objects. slot_states: [Q, d]. scores: the best there are of this step, for words of the model's own.
+    slots, tubes: int64[M], matched, by ascending slot, as inference lists objects; on the CPU. slot_states: [Q, d].
+    scores: the best there are of this step, for words of the model's own; on the CPU, without gradient.
     """
 
     truth: WindowTruth
-    shapes: MaskLosses | BoxLosses
     slots: Tensor
     tubes: Tensor
     slot_states: Tensor
@@ -62,7 +61,7 @@ class ObjectReading:
                 for slot, tube in zip(slots, tubes, strict=True)
             ]
         best = self.scores.class_logits[self.slots].argmax(dim=1).tolist()
-        sure, order = self.scores.attribute_logits[self.slots].float().sort(dim=1, descending=True, stable=True)
+        sure, order = self.scores.attribute_logits[self.slots].sort(dim=1, descending=True, stable=True)
         return [
             DescribedObject(
                 slot,
@@ -75,7 +74,7 @@ class ObjectReading:
     def question(self, own_words: bool) -> tuple[PairQuestion, Tensor]:
         """What turn 2 is asked, and int64[R]: which of the truth's pairs these are; none without two slots is."""
         place = torch.full((len(self.truth.labels),), -1, dtype=torch.int64)
-        place[self.tubes.cpu()] = torch.arange(len(self.tubes))
+        place[self.tubes] = torch.arange(len(self.tubes))
         pairs = place[self.truth.pairs]
         rows = (pairs >= 0).all(dim=1).nonzero()[:, 0]
         states = self.slot_states[self.slots]
@@ -85,20 +84,25 @@ class ObjectReading:
         return question, rows
 
 
-def read_objects(output: MaskOutput, targets: TubeTargets, truth: WindowTruth, scores: NameScores) -> ObjectReading:
-    """Match slots and tubes of one window. output: without the batch's dimension."""
+def read_objects(
+    output: MaskOutput, targets: Sequence[TubeTargets], truths: Sequence[WindowTruth], scores: NameScores
+) -> tuple[MaskLosses | BoxLosses, list[ObjectReading]]:
+    """Match slots and tubes of B windows: how masks, or boxes, differ from the tubes, and a reading for each window."""
     with torch.no_grad():
-        wanted = class_targets(scores.words, truth).to(output.mask_logits.device)
-        log_probs = scores.class_logits.float().log_softmax(dim=1)
-        log_probs = torch.cat([log_probs, log_probs.new_full((len(log_probs), 1), -20.0)], dim=1)[:, wanted]
-    shapes: MaskLosses | BoxLosses
-    if output.boxes is None:
-        shapes = mask_losses(output, targets, log_probs)
-    else:
-        shapes = box_losses(output, targets, log_probs)
-    order = shapes.assignment.slots.argsort()
-    slots, tubes = shapes.assignment.slots[order], shapes.assignment.tubes[order]
-    return ObjectReading(truth, shapes, slots, tubes, output.slot_states, scores)
+        log_probs = F.pad(scores.class_logits.float().log_softmax(dim=-1), (0, 1), value=-20.0)  # last: no such word
+        wanted = [class_targets(scores.words, truth) for truth in truths]
+        of_tubes = [own[:, names.to(own.device)] for own, names in zip(log_probs, wanted, strict=True)]
+        said = NameScores(
+            scores.words, scores.attributes, scores.class_logits.float().cpu(), scores.attribute_logits.float().cpu()
+        )
+    losses = (mask_losses if output.boxes is None else box_losses)(output, targets, of_tubes)
+    readings = []
+    for number, (truth, (slots, tubes)) in enumerate(zip(truths, losses.assignments, strict=True)):
+        order = slots.argsort()
+        readings.append(
+            ObjectReading(truth, slots[order], tubes[order], output.slot_states[number], said.of_window(number))
+        )
+    return losses, readings
 
 
 def class_targets(words: Sequence[str], truth: WindowTruth) -> Tensor:
@@ -107,42 +111,31 @@ def class_targets(words: Sequence[str], truth: WindowTruth) -> Tensor:
     return torch.tensor([index.get(label, -1) for label in truth.labels], dtype=torch.int64)
 
 
-def class_loss(reading: ObjectReading, scores: NameScores, weight: Tensor) -> Tensor:
-    """Cross-entropy of the matched slots' names. weight: float32[n] of the words."""
-    target = class_targets(scores.words, reading.truth).to(weight.device)[reading.tubes]
-    known = target >= 0
-    if not bool(known.any()):
-        return scores.class_logits.float().sum() * 0.0
-    return F.cross_entropy(scores.class_logits[reading.slots[known]].float(), target[known], weight=weight)
+def name_losses(readings: Sequence[ObjectReading], scores: NameScores, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the matched slots' names, and binary cross-entropy of their attributes that are judged.
+
+    Means over the windows of means over what each has to say. weight: float32[n] of the words. scores: of B windows.
+    """
+    device = weight.device
+    found = Matches.of([Assignment(r.slots, r.tubes) for r in readings], device)
+    names = torch.full(found.slots.shape, -1)
+    true = torch.zeros(*found.slots.shape, len(scores.attributes))
+    judged = torch.zeros(len(readings), 1, len(scores.attributes))
+    for row, reading in enumerate(readings):
+        truth, count = reading.truth, len(reading.tubes)
+        names[row, :count] = class_targets(scores.words, truth)[reading.tubes]
+        own = [[a in words for a in scores.attributes] for words in truth.attributes]
+        true[row, :count] = torch.tensor(own, dtype=torch.float32).view(-1, len(scores.attributes))[reading.tubes]
+        judged[row, 0] = torch.tensor([a in truth.known_attributes for a in scores.attributes])
+    names, true, judged = names.to(device), true.to(device), judged.to(device) * found.real[..., None]
+    said = found.pick(scores.class_logits).float()
+    wrong = F.cross_entropy(said.flatten(0, 1), names.flatten(), weight, ignore_index=-1, reduction="none")
+    counts = weight[names.clamp(min=0)] * (names >= 0)
+    asked = found.pick(scores.attribute_logits).float()
+    missed = F.binary_cross_entropy_with_logits(asked, true, reduction="none") * judged
+    return _share(wrong.view_as(counts), counts), _share(missed.flatten(1), judged.flatten(1))
 
 
-def attribute_loss(reading: ObjectReading, scores: NameScores) -> Tensor:
-    """Binary cross-entropy over the attributes that are judged, of the matched slots."""
-    truth = reading.truth
-    judged = torch.tensor([a in truth.known_attributes for a in scores.attributes])
-    true = torch.tensor([[a in own for a in scores.attributes] for own in truth.attributes], dtype=torch.float32)
-    if not len(reading.tubes) or not bool(judged.any()):
-        return scores.attribute_logits.float().sum() * 0.0
-    device = scores.attribute_logits.device
-    logits = scores.attribute_logits[reading.slots][:, judged.to(device)].float()
-    return F.binary_cross_entropy_with_logits(logits, true.to(device)[reading.tubes][:, judged.to(device)])
-
-
-def of_window(output: MaskOutput, number: int) -> MaskOutput:
-    """The decoder's output of one window of a batch."""
-
-    def own(layer: LayerOutput) -> LayerOutput:
-        masks, keys, presence, embeddings, boxes = layer
-        one = None if boxes is None else boxes[number]
-        return LayerOutput(masks[number], keys[number], presence[number], embeddings[number], one)
-
-    last = own(output.last())
-    return MaskOutput(
-        last.mask_logits,
-        last.presence_logits,
-        output.slot_states[number],
-        last.class_embeddings,
-        last.key_mask_logits,
-        tuple(own(layer) for layer in output.aux),
-        last.boxes,
-    )
+def _share(losses: Tensor, weights: Tensor) -> Tensor:
+    """Mean over windows of their weighted means; a window without weights counts zero. Both [B, n]."""
+    return (losses.sum(1) / weights.sum(1).clamp(min=1e-6)).mean()

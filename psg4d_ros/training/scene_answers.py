@@ -18,7 +18,7 @@ _OBJECTS, _PAIRS = 8, 12
 def object_answers(model: PSG4D, reading: ObjectReading, turn1: Turn1, generator: torch.Generator) -> Tensor:
     """Loss of the names and attributes of some matched slots."""
     drawn = torch.randperm(len(reading.slots), generator=generator)[:_OBJECTS]
-    slots, tubes = reading.slots.cpu()[drawn], reading.tubes.cpu()[drawn].tolist()
+    slots, tubes = reading.slots[drawn], reading.tubes[drawn].tolist()
     truth, lm = reading.truth, model.language_model
     answers = [object_answer(lm, truth.labels[tube], truth.attributes[tube]) for tube in tubes]
     return answer_loss(lm, turn1.branches().select(slots), answers)

@@ -20,14 +20,7 @@ from psg4d_ros.config import knob
 from psg4d_ros.model.chain import Turn2
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.training.image_reminder import ImageReminder
-from psg4d_ros.training.object_losses import (
-    attribute_loss,
-    class_loss,
-    class_targets,
-    of_window,
-    read_objects,
-    score_names,
-)
+from psg4d_ros.training.object_losses import class_targets, name_losses, read_objects, score_names
 from psg4d_ros.training.proposal_losses import proposal_losses
 from psg4d_ros.training.relation_losses import AskedPairs, relation_losses
 from psg4d_ros.training.scene_answers import object_answers, relation_answers
@@ -129,16 +122,12 @@ class SceneLosses(nn.Module):
         if hidden is not None:
             seen = output.class_embeddings.detach() if self._pipeline else output.class_embeddings
             scores.append(score_names(model, hidden, seen, words))
-        readings = [
-            read_objects(of_window(output, b), batch.targets[b], window.truth, scores[-1].of_window(b))
-            for b, window in enumerate(windows)
-        ]
-        named = [(reading, s.of_window(b)) for s in scores for b, reading in enumerate(readings)]
-        shapes = [r.shapes.weighted() for r in readings]
+        shapes, readings = read_objects(output, batch.targets, [w.truth for w in windows], scores[-1])
+        named = [name_losses(readings, s, weight) for s in scores]
         losses = {
-            **{name: _mean([s[name] for s in shapes]) for name in shapes[0]},
-            "class": recipe.class_weight * _mean([class_loss(r, s, weight) for r, s in named]),
-            "attribute": recipe.attribute_weight * _mean([attribute_loss(r, s) for r, s in named]),
+            **shapes.weighted(),
+            "class": recipe.class_weight * _mean([name for name, _ in named]),
+            "attribute": recipe.attribute_weight * _mean([attribute for _, attribute in named]),
         }
         if self._masks_learn and recipe.voxel_weight:
             labels = [class_targets(tuple(self.words.classes), w.truth).to(weight.device) for w in windows]

@@ -16,7 +16,7 @@ from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.model.relation_head import RelationOutput
 from psg4d_ros.runtime.panoptic import claim_voxels
 from psg4d_ros.structures import Float64, Int64
-from psg4d_ros.training.object_losses import NameScores, ObjectReading, of_window, read_objects, score_names
+from psg4d_ros.training.object_losses import NameScores, ObjectReading, read_objects, score_names
 from psg4d_ros.training.relation_losses import AskedPairs, score_pairs
 from psg4d_ros.training.scene_batch import encode_windows
 from psg4d_ros.training.windows import TrainingWindow
@@ -72,10 +72,11 @@ def read_windows(
         proposed = batch.proposals.states[0]
         turn1 = model.chain.turn1(model.projector(batch.tokens[0]), proposed) if language_model else None
         hidden = None if turn1 is None else turn1.slot_hidden
-        output = of_window(batch.decode(model, None if hidden is None else hidden[None]), 0)
-        scores = score_names(model, hidden, output.class_embeddings, words)
+        batched = batch.decode(model, None if hidden is None else hidden[None])
+        named = score_names(model, None if hidden is None else hidden[None], batched.class_embeddings, words)
+        _, (reading,) = read_objects(batched, batch.targets, [window.truth], named)
+        output, scores = _only_window(batched), named.of_window(0)
         slots, owner = claim_voxels(output, config)
-        reading = read_objects(output, batch.targets[0], window.truth, scores)
         question, rows = reading.question(own_words=False)
         asked = AskedPairs(window.truth, window.times_s, question, rows)
         answer = None
@@ -84,6 +85,11 @@ def read_windows(
             answer = score_pairs(model, asked, None if turn2 is None else turn2.pair_hidden)
         yield ReadWindow(window, output, batch.targets[0].fine, slots, owner, scores, reading, asked, answer)
     model.train(was_training)
+
+
+def _only_window(output: MaskOutput) -> MaskOutput:
+    """Without the dimension of the batch, which is of one window; in evaluation mode there are no earlier layers."""
+    return output._replace(**{name: x[0] for name, x in output._asdict().items() if isinstance(x, Tensor)})
 
 
 def window_scores(windows: Iterable[ReadWindow]) -> dict[str, float]:
