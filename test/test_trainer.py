@@ -373,7 +373,7 @@ def test_sizes_that_are_left_open_follow_the_machine():
 
     assert sizes(cpu, 2) == (2, 1, 1)
     assert sizes(cpu, 1) == (2, 1, 0)
-    assert sizes(gpu, 16) == (8, 8, 14)
+    assert sizes(gpu, 16) == (8, 8, 15)
     assert sizes(gpu, 16, batch=32, workers=0) == (32, 8, 0)
     with pytest.raises(ConfigError, match="micro_batch is 9, expected at most the batch, 8"):
         sizes(cpu, 2, batch=8, micro_batch=9)

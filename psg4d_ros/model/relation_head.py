@@ -86,7 +86,7 @@ class RelationHead(nn.Module):
     ) -> RelationOutput:
         """pair_hidden: [R, H] from turn 2, or None. subjects, objects: [R, H] phrase embeddings of the two labels.
         geometry: [R, G]. predicates: [n, H] phrase embeddings. motion: [R, M]. frame_geometry: [R, F, G] with times_s
-        [F], seconds relative to the newest frame (<= 0), or both None."""
+        [F] or [R, F], seconds relative to the newest frame (<= 0), or both None."""
         parts = torch.cat([self.subject(subjects), self.object(objects), geometry], dim=1)
         state = self.geometry(parts)
         if motion is not None and self.motion is not None:
@@ -105,9 +105,9 @@ class RelationHead(nn.Module):
 
 
 def _time_encoding(times_s: Tensor) -> Tensor:
-    """[F] seconds <= 0 -> [F, 1 + 2 * periods]: the time itself and waves of half a second to eight."""
-    waves = times_s[:, None] * (2 * torch.pi / torch.tensor(_PERIODS_S, device=times_s.device))
-    return torch.cat([times_s[:, None], waves.sin(), waves.cos()], dim=1)
+    """[*, F] seconds <= 0 -> [*, F, 1 + 2 * periods]: the time itself and waves of half a second to eight."""
+    waves = times_s[..., None] * (2 * torch.pi / torch.tensor(_PERIODS_S, device=times_s.device))
+    return torch.cat([times_s[..., None], waves.sin(), waves.cos()], dim=-1)
 
 
 def decode_spans(

@@ -100,8 +100,9 @@ def box_losses(
             giou.append(((1 - overlap) * seen).sum() / frames)
             assignments.append(Assignment(slots, tubes))
         presence.append(presence_loss(layer.presence_logits, Matches.of(assignments, layer.presence_logits.device)))
-    means = [torch.stack(losses).mean() for losses in (box, giou, presence)]
-    return BoxLosses(*means, tuple(assignments))
+    return BoxLosses(
+        torch.stack(box).mean(), torch.stack(giou).mean(), torch.stack(presence).mean(), tuple(assignments)
+    )
 
 
 def _boxes(layer: LayerOutput, window: int, times_s: Tensor) -> Tensor:

@@ -65,8 +65,8 @@ class Matches(NamedTuple):
         table = torch.zeros(4, len(assignments), most, dtype=torch.float64)  # one transfer
         for row, a in enumerate(assignments):
             count = len(a.slots)
-            for field, values in enumerate((a.slots, a.tubes, 1.0, 1.0 / max(1, count))):
-                table[field, row, :count] = values
+            table[0, row, :count], table[1, row, :count] = a.slots.double(), a.tubes.double()
+            table[2, row, :count], table[3, row, :count] = 1.0, 1.0 / max(1, count)
         slots, tubes, real, share = table.to(device)
         return cls(slots.long(), tubes.long(), real.float(), share.float())
 
@@ -180,8 +180,9 @@ def mask_losses(
             dice.append(found.mean(d))
         quality = _iou(found.pick(layer.mask_logits), _held(fine, found.tubes))
         presence.append(presence_loss(layer.presence_logits, found, quality))
-    means = [torch.stack(losses).mean() for losses in (bce, dice, presence)]
-    return MaskLosses(*means, tuple(assignments))
+    return MaskLosses(
+        torch.stack(bce).mean(), torch.stack(dice).mean(), torch.stack(presence).mean(), tuple(assignments)
+    )
 
 
 def _one_hot(labels: Tensor, count: int) -> Tensor:

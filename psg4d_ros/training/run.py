@@ -18,9 +18,8 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -31,6 +30,7 @@ from psg4d_ros.data.simulation.storage import scene_files, write_whole
 from psg4d_ros.errors import CheckpointError, ConfigError
 from psg4d_ros.model.language_model import LanguageModel, fastest_dtype, tiny_language_model
 from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.training.launch import accelerator, local_processes, wait_for_all
 from psg4d_ros.training.real_stages import Sources, calibrated, make_stage
 from psg4d_ros.training.recipe import ImageStage, Recipe
 from psg4d_ros.training.report import model_card
@@ -40,9 +40,6 @@ from psg4d_ros.training.stage1 import forget_images
 from psg4d_ros.training.trainer import train_stage
 from psg4d_ros.version import version
 from psg4d_ros.vocabulary import default_vocabulary
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 RUN, RESULT, CHECKPOINT = "run.json", "result.json", "checkpoint"
 MAX_SCENES, SCENES_WITHOUT_MINUTES = 1000, 60
@@ -87,9 +84,10 @@ class _Run:
     def __init__(self, recipe: Recipe, options: RunOptions, clock: Callable[[], float]) -> None:
         self.clock, self.mark = clock, clock()
         self.out = options.out
-        self.accelerator = _accelerator()
+        self.accelerator = accelerator()
         self.device: torch.device = self.accelerator.device
-        self.cores = len(os.sched_getaffinity(0))
+        self.cores = len(os.sched_getaffinity(0))  # of all processes on this machine
+        self.own_cores = max(1, self.cores // local_processes())
         found = self._found(options.resume)
         if found and found["start"] and options.start is None:
             options = replace(options, start=Path(found["start"]["path"]))
@@ -118,7 +116,7 @@ class _Run:
         """What run.json of the run that is to go on says; None where there is no run yet."""
         file = self.out / RUN
         found = _read(file) if file.is_file() else None
-        self.accelerator.wait_for_everyone()  # before the first process writes one
+        wait_for_all()  # before the first process writes one
         if found and not resume:
             raise ConfigError(f"{self.out} holds a run; --resume goes on with it, or choose another folder")
         return found
@@ -144,7 +142,7 @@ class _Run:
         for name, stage in stages.items():
             steps = stage.steps if o.steps is None else o.steps
             sizes = {key: getattr(stage, key) or before.get(name, {}).get(key, 0) for key in ("batch", "micro_batch")}
-            chosen = sized(replace(stage, steps=steps, **sizes), self.device, self.cores)
+            chosen = sized(replace(stage, steps=steps, **sizes), self.device, self.own_cores)
             changes[name] = replace(chosen, workers=stage.workers)
         number = o.scenes or recipe.scenes.number or before.get("scenes", {}).get("number", 0)
         if not number:
@@ -218,13 +216,13 @@ class _Run:
                         items, total=total, desc=f"scenes/{split}", unit="scene", disable=self.options.quiet
                     ),
                 )
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
         self._spend()
 
     def _train(self, name: str, sources: Sources, weights: Path | None, left: list[str]) -> None:
         o, folder = self.options, self.out / name
         model = self._model(weights)
-        stage = make_stage(name, model, sources, o.seed, self.cores)
+        stage = make_stage(name, model, sources, o.seed, self.own_cores)
         last = len(left) == 1
         result = train_stage(
             stage,
@@ -252,7 +250,7 @@ class _Run:
             save_checkpoint(folder / CHECKPOINT, model, model_id=model_id, trained=True, card=card, training=training)
             _write(folder / RESULT, values)
             remove_states(folder)
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
         self._spend(result.elapsed_s)
 
     def _model(self, weights: Path | None) -> PSG4D:
@@ -269,7 +267,7 @@ class _Run:
             return model
         if self.recipe.tiny_language_model and self.accelerator.is_main_process:
             _write_tiny_language_model(Path(config.language_model.source), self.options.seed)
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             language_model = LanguageModel.load(config.language_model, "cpu", fastest_dtype(self.device))
@@ -293,14 +291,14 @@ class _Run:
                     "val": self.recipe.scenes.validation,
                     "simulator": simulator_hash(),
                 },
-                "calibration": calibrated(model, list(stages)[-1], sources, self.options.seed, self.cores),
+                "calibration": calibrated(model, list(stages)[-1], sources, self.options.seed, self.own_cores),
                 "hardware": _hardware(self.device, self.cores, self.accelerator.num_processes),
             }
             self._spend()
             training["minutes"] = round(self.values["used_s"] / 60.0, 2)
             card = model_card(self.recipe.name, training, model)
             save_checkpoint(final, model, model_id=self.recipe.name, trained=True, card=card, training=training)
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
         last = stages[list(stages)[-1]]
         manifest = verify(final)
         return {
@@ -310,17 +308,6 @@ class _Run:
             "checkpoint": str(final),
             "minutes": manifest.training["minutes"],
         }
-
-
-def _accelerator() -> Accelerator:
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import InitProcessGroupKwargs
-    except ImportError as error:
-        raise ConfigError(f"training needs the extra [train]: pip install accelerate tensorboard ({error})") from error
-    # The first process simulates while the others wait.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    return Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no", kwargs_handlers=[patience])
 
 
 def _model_config(checkpoint: Path) -> ModelConfig:

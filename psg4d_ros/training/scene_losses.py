@@ -143,8 +143,9 @@ class SceneLosses(nn.Module):
                 asked.append(AskedPairs(window.truth, window.times_s, question, rows))
             if turn1s:
                 turn2s = model.chain.turn2_batch(turn1s, [a.question for a in asked])
-            pairs = [relation_losses(model, a, None) for a in asked]
-            pairs += [relation_losses(model, a, t.pair_hidden) for a, t in zip(asked, turn2s, strict=bool(turn2s))]
+            pairs = [relation_losses(model, asked, None)]
+            if turn2s:
+                pairs.append(relation_losses(model, asked, [t.pair_hidden for t in turn2s]))
             losses["relation"] = recipe.relation_weight * _mean([relation for relation, _ in pairs])
             losses["span"] = recipe.span_weight * _mean([span for _, span in pairs])
         if turn1s and _chance(recipe.answer_share, generator):

@@ -29,7 +29,7 @@ class StageRecipe:
     )
     workers: int = knob(
         -1,
-        "processes that make items; 0: none of their own; -1: 1 on a CPU, all cores but two on a GPU",
+        "processes that make items; 0: none of their own; -1: 1 on a CPU, all cores but one on a GPU",
         low=-1,
         high=512,
     )
@@ -80,7 +80,7 @@ class Stage:
 
 
 def sized(recipe: R, device: torch.device, cores: int) -> R:
-    """The recipe with its automatic sizes chosen for a device and the number of CPU cores that may be used.
+    """The recipe with its automatic sizes chosen for a device and the number of CPU cores that this process may use.
 
     Raises ConfigError when a micro-batch is larger than the batch.
     """
@@ -91,5 +91,5 @@ def sized(recipe: R, device: torch.device, cores: int) -> R:
         raise ConfigError(f"micro_batch is {micro_batch}, expected at most the batch, {batch}")
     workers = recipe.workers
     if workers < 0:
-        workers = max(1, cores - 2) if gpu else min(1, cores - 1)
+        workers = max(1, cores - 1) if gpu else min(1, cores - 1)
     return replace(recipe, batch=batch, micro_batch=micro_batch, workers=workers)

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from psg4d_ros.errors import ConfigError, Psg4dError
 from psg4d_ros.training.items import iterate
+from psg4d_ros.training.launch import wait_for_all
 from psg4d_ros.training.optimization import Optimization
 from psg4d_ros.training.run_log import RunLog
 from psg4d_ros.training.run_state import Progress, load_state, save_state
@@ -279,7 +280,7 @@ class _StageRun:
         p.step, p.steps, p.progress, p.elapsed_s = schedule.step, schedule.steps, schedule.progress, schedule.elapsed_s
         if self.accelerator.is_main_process:
             save_state(self.folder, p, self.optimization.state())
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
@@ -319,7 +320,10 @@ class _StageRun:
             self.log.validation(self.schedule.step, self.progress.val)
 
     def _figures(self) -> dict[str, float]:
+        """By the first process, which writes them; the others, whose weights are the same, wait at the next step."""
         assert self.stage.validate is not None
+        if not self.accelerator.is_main_process:
+            return {}
         self.stage.module.train(False)
         with torch.no_grad(), self.accelerator.autocast():
             values = dict(self.stage.validate())

@@ -82,14 +82,15 @@ def read_windows(
         answer = None
         if len(rows):
             turn2 = None if turn1 is None else model.chain.turn2_batch([turn1], [question])[0]
-            answer = score_pairs(model, asked, None if turn2 is None else turn2.pair_hidden)
+            answer = score_pairs(model, [asked], None if turn2 is None else [turn2.pair_hidden])
         yield ReadWindow(window, output, batch.targets[0].fine, slots, owner, scores, reading, asked, answer)
     model.train(was_training)
 
 
 def _only_window(output: MaskOutput) -> MaskOutput:
     """Without the dimension of the batch, which is of one window; in evaluation mode there are no earlier layers."""
-    return output._replace(**{name: x[0] for name, x in output._asdict().items() if isinstance(x, Tensor)})
+    masks, presence, states, embeddings, keys, _, boxes = output
+    return MaskOutput(masks[0], presence[0], states[0], embeddings[0], keys[0], (), None if boxes is None else boxes[0])
 
 
 def window_scores(windows: Iterable[ReadWindow]) -> dict[str, float]:
