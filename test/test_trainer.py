@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
 
 def test_micro_batches_add_up_to_the_batch(tmp_path):
     class Exact(Fit):  # without the noise, which is drawn per micro-batch
-        def forward(self, items, generator):
+        def forward(self, items, generator, of_step):
             x, y = (torch.stack(part) for part in zip(*items, strict=True))
             return {"square": (self.net(x)[:, 0] - y).square().mean()}
 
@@ -107,16 +107,31 @@ def test_the_weights_that_are_kept_are_the_averaged_ones(tmp_path):
     assert not torch.equal(module.net[0].weight, state["weight/net.0.weight"])
 
 
+def test_what_decides_how_long_a_step_takes_is_the_same_for_all_its_micro_batches(tmp_path):
+    """Else a process that drew the short pass would wait for another that drew the long one."""
+    drawn = []
+
+    class Drawing(Fit):
+        def forward(self, items, generator, of_step):
+            drawn.append([float(torch.rand((), generator=g)) for g in (generator, of_step)])
+            return super().forward(items, generator, of_step)
+
+    train(toy_stage(Drawing(), steps=2, batch=4, micro_batch=2), tmp_path)
+    (a, step), (b, same), (c, later), (d, later_too) = drawn
+    assert step == same != later == later_too
+    assert len({a, b, c, d}) == 4
+
+
 def test_gradients_that_stay_infinite_end_the_stage_and_single_ones_do_not(tmp_path):
     class Broken(Fit):
         def __init__(self, bad):
             super().__init__()
             self.bad, self.passes = bad, 0
 
-        def forward(self, items, generator):
+        def forward(self, items, generator, of_step):
             self.passes += 1
             scale = float("nan") if self.passes in self.bad else 1.0
-            return {name: scale * loss for name, loss in super().forward(items, generator).items()}
+            return {name: scale * loss for name, loss in super().forward(items, generator, of_step).items()}
 
     module = Broken({5, 6})
     train(toy_stage(module), tmp_path / "some")
@@ -433,7 +448,7 @@ class Slots(nn.Module):
         others = [*self.model.projector.parameters(), self.model.chain.slots]
         return [{"params": others, "lr": 1e-3}, {"params": adapters, "lr": 1e-2}]
 
-    def forward(self, items, generator):
+    def forward(self, items, generator, of_step):
         self.before()
         losses = []
         for tokens in items:

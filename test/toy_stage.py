@@ -39,7 +39,7 @@ class Fit(nn.Module):
     def parameter_groups(self):
         return [{"params": list(self.net.parameters()), "lr": 0.02}]
 
-    def forward(self, items, generator):
+    def forward(self, items, generator, of_step):
         self.before(items)
         x = torch.stack([x for x, _ in items])
         y = torch.stack([y for _, y in items])

@@ -32,11 +32,13 @@ class ImageReminder:
         self._recipe, self._images = recipe, images
         self._losses = Stage1Losses(model, replace(stage1, language_model_images=recipe.language_model_images))
 
-    def losses(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Weighted losses by name, image_...; {} in the steps that learn from windows alone."""
-        if float(torch.rand((), generator=generator)) >= self._recipe.share:
+    def losses(self, generator: torch.Generator, of_step: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Weighted losses by name, image_...; {} in the steps that learn from windows alone. generator, of_step: see
+        StageModule."""
+        of_step = of_step or generator
+        if float(torch.rand((), generator=of_step)) >= self._recipe.share:
             return {}
         numbers = torch.randint(len(self._images), (self._recipe.number,), generator=generator)
         items = [self._images[i] for i in numbers.tolist()]
-        losses = self._losses(items, generator)
+        losses = self._losses(items, generator, of_step)
         return {f"image_{name}": self._recipe.weight * loss for name, loss in losses.items()}

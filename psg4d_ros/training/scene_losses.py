@@ -100,13 +100,16 @@ class SceneLosses(nn.Module):
         )
         return [{"params": params, "lr": lr} for params, lr in groups if params and lr > 0]
 
-    def forward(self, windows: Sequence[TrainingWindow], generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(
+        self, windows: Sequence[TrainingWindow], generator: torch.Generator, of_step: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Weighted losses by name, means over the windows; their sum is what is descended.
 
-        generator: on the CPU; all chance of this step comes from it.
+        generator, of_step: see StageModule.
         """
         model, recipe = self.model, self.recipe
-        with_language_model = _chance(recipe.language_model_share, generator)
+        of_step = of_step or generator
+        with_language_model = _chance(recipe.language_model_share, of_step)
         words, weight = self._words_of_step(generator)
         with torch.set_grad_enabled(self._masks_learn and torch.is_grad_enabled()):
             samples = {"fine_samples": recipe.fine_samples, "key_samples": recipe.key_samples}
@@ -148,14 +151,14 @@ class SceneLosses(nn.Module):
                 pairs.append(relation_losses(model, asked, [t.pair_hidden for t in turn2s]))
             losses["relation"] = recipe.relation_weight * _mean([relation for relation, _ in pairs])
             losses["span"] = recipe.span_weight * _mean([span for _, span in pairs])
-        if turn1s and _chance(recipe.answer_share, generator):
+        if turn1s and _chance(recipe.answer_share, of_step):
             one = int(torch.randint(len(windows), (), generator=generator))
             answer = object_answers(model, readings[one], turn1s[one], generator)
             if turn2s:
                 answer = answer + relation_answers(model, asked[one], turn2s[one], generator)
             losses["answer"] = recipe.answer_weight * answer
         if self.reminder is not None:
-            losses |= self.reminder.losses(generator)
+            losses |= self.reminder.losses(generator, of_step)
         return losses
 
     def _words_of_step(self, generator: torch.Generator) -> tuple[tuple[str, ...], Tensor]:

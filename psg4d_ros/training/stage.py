@@ -48,9 +48,13 @@ R = TypeVar("R", bound=StageRecipe)
 class StageModule(Protocol):
     """What computes a stage's losses: an ``nn.Module``."""
 
-    def __call__(self, items: Sequence[Any], generator: torch.Generator) -> dict[str, Tensor]:
+    def __call__(
+        self, items: Sequence[Any], generator: torch.Generator, of_step: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Named scalar losses, weighted, means over the items; their sum is descended. All chance comes from
-        ``generator``, which is on the CPU."""
+        ``generator``, which is on the CPU; what decides how long a step takes, from ``of_step``, which is the same for
+        all its micro-batches: processes that share a step need not wait for the one that drew the language model.
+        None: from ``generator`` too."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained: groups of ``params`` with their ``lr``."""

@@ -73,20 +73,23 @@ class Stage1Losses(nn.Module):
             groups += [([p for m in wide for p in m.parameters()], recipe.pair_lr), (adapters, recipe.adapter_lr)]
         return [{"params": params, "lr": lr} for params, lr in groups if params and lr > 0]
 
-    def forward(self, items: Sequence[ImageItem], generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(
+        self, items: Sequence[ImageItem], generator: torch.Generator, of_step: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         """Weighted losses by name: of the head with the language model, without it, and of written answers. Means over
         the pairs; their sum is what is descended.
 
-        generator: on the CPU; all chance of this step comes from it.
+        generator, of_step: see StageModule.
         """
         model, recipe = self.model, self.recipe
+        of_step = of_step or generator
         losses = {"relation_alone": recipe.alone_weight * PairBatch.of(model, items).loss(model, None)}
-        if _chance(recipe.language_model_share, generator):
+        if _chance(recipe.language_model_share, of_step):
             most = recipe.language_model_images or (CPU_IMAGES if model.device.type == "cpu" else len(items))
             read = items[:most]
             turn2 = ask_images(model, read)
             losses["relation"] = PairBatch.of(model, read).loss(model, turn2.pair_hidden)
-            if _chance(recipe.answer_share, generator):
+            if _chance(recipe.answer_share, of_step):
                 losses["answer"] = recipe.answer_weight * image_answers(model, read, turn2, generator)
         return losses
 

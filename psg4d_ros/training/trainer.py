@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 MAX_BAD_STEPS = 10  # steps in a row without a finite gradient, after which there is no hope
+_OF_STEP = 1 << 32  # in place of an item's: chance that all micro-batches of a step share
 _LOSS_MEMORY = 50  # steps over which the losses that are reported are averaged
 # Validations on the way may cost this part of a stage's time; were it more, only the one at the end is made. Where that
 # one alone would cost so much that little were left to learn in, there is none.
@@ -205,7 +206,9 @@ class _StageRun:
             for start in range(0, len(items), self.progress.micro_batch):
                 chunk = items[start : start + self.progress.micro_batch]
                 with self.accelerator.autocast():
-                    losses = self.stage.module(chunk, self._generator(self.first_place + start))
+                    losses = self.stage.module(
+                        chunk, self._generator(self.first_place + start), self._generator(_OF_STEP)
+                    )
                 weighted = {name: loss * (len(chunk) / len(items)) for name, loss in losses.items()}
                 torch.stack(list(weighted.values())).sum().backward()
                 for name, loss in weighted.items():
