@@ -15,7 +15,7 @@ from torch import Tensor
 
 from psg4d_ros.config import EncoderConfig
 from psg4d_ros.errors import ConfigError
-from psg4d_ros.model import sparse_encoder, spconv_kernel
+from psg4d_ros.model import sparse_encoder, spconv_kernel, triton_kernel
 from psg4d_ros.model.sparse_encoder import Pairs, SparseEncoder, gather_matmul, prepare
 from psg4d_ros.model.spconv_kernel import SWITCH, SpconvPairs, installed_wheel, obstacle, worst_error
 from psg4d_ros.runtime.rulebook import build_rulebook
@@ -106,7 +106,8 @@ def test_an_encoder_learns_the_same_through_it(device: str, monkeypatch: pytest.
     plain = SparseEncoder(EncoderConfig(channels=(8, 12, 16)), 11).to(device)
     by_spconv = copy.deepcopy(plain)
     features, arguments = torch.randn(600, 11).to(device), encoder_arguments(scattered(600, 12), 3, device)
-    with monkeypatch.context() as patch:  # on a CPU it has to be asked for; on a GPU it is what `prepare` chooses
+    with monkeypatch.context() as patch:  # on a CPU it has to be asked for; on a GPU it is the second choice
+        patch.setattr(triton_kernel, "serves", lambda device: False)
         if device == "cpu":
             patch.setattr(sparse_encoder, "prepare", SpconvPairs.of)
         outputs = by_spconv(features, *arguments)
@@ -213,7 +214,10 @@ def test_on_a_cpu_pairs_multiply_and_without_a_usable_wheel_a_gpu_takes_the_tabl
 
 @needs_spconv
 @pytest.mark.parametrize("device", [gpu])
-def test_on_a_gpu_it_trains_and_the_table_serves_where_no_gradients_are_wanted(device: str) -> None:
+def test_on_a_gpu_without_the_fused_kernel_it_trains_and_the_table_serves_where_no_gradients_are_wanted(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_kernel, "serves", lambda device: False)
     table = convolution_tables()[27].to(device)
     assert isinstance(prepare(table), SpconvPairs)
     with torch.no_grad():

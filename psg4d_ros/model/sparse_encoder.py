@@ -25,8 +25,9 @@ from torch.nn import functional as F
 
 from psg4d_ros.config import EncoderConfig
 from psg4d_ros.errors import ConfigError
-from psg4d_ros.model import spconv_kernel
+from psg4d_ros.model import spconv_kernel, triton_kernel
 from psg4d_ros.model.spconv_kernel import SpconvPairs
+from psg4d_ros.model.triton_kernel import Columns
 
 # Gathered rows are multiplied in pieces of this many elements, which bounds memory.
 _CHUNK_ELEMENTS = 1 << 27
@@ -60,17 +61,22 @@ class Pairs:
 
 
 # The forms of one table; all take the same weights.
-Table: TypeAlias = Tensor | Pairs | SpconvPairs
+Table: TypeAlias = Tensor | Pairs | Columns | SpconvPairs
 
 
 def prepare(table: Tensor) -> Table:
-    """The form of a table that multiplies fastest where it lies: pairs on a CPU; on a GPU spconv's where it is usable
-    and gradients are wanted, else the table itself. An exported graph always holds the table itself."""
+    """The form of a table that multiplies fastest where it lies: pairs on a CPU; on a GPU what the fused kernel reads, or
+    where that is not usable and gradients are wanted what spconv reads, else the table itself. An exported graph always
+    holds the table itself."""
     if torch.compiler.is_compiling():
         return table
     if table.device.type == "cpu":
         return Pairs.of(table)
-    return SpconvPairs.of(table) if torch.is_grad_enabled() and spconv_kernel.serves(table.device) else table
+    if triton_kernel.serves(table.device):
+        return Columns.of(table)
+    if torch.is_grad_enabled() and spconv_kernel.serves(table.device):
+        return SpconvPairs.of(table)
+    return table
 
 
 def gather_matmul(features: Tensor, table: Table, weight: Tensor, *, symmetric: bool = False) -> Tensor:
@@ -86,6 +92,8 @@ def gather_matmul(features: Tensor, table: Table, weight: Tensor, *, symmetric: 
     if torch.is_autocast_enabled(features.device.type):
         dtype = torch.get_autocast_dtype(features.device.type)
         features, weight = features.to(dtype), weight.to(dtype)
+    if isinstance(table, Columns):
+        return triton_kernel.convolve(features, table, weight, symmetric=symmetric)
     if isinstance(table, Pairs):
         product: Tensor = _PairsMatMul.apply(features, table, weight)  # type: ignore[no-untyped-call]
         return product
