@@ -65,9 +65,9 @@ Table: TypeAlias = Tensor | Pairs | Columns | SpconvPairs
 
 
 def prepare(table: Tensor) -> Table:
-    """The form of a table that multiplies fastest where it lies: pairs on a CPU; on a GPU what the fused kernel reads, or
-    where that is not usable and gradients are wanted what spconv reads, else the table itself. An exported graph always
-    holds the table itself."""
+    """The form of a table that multiplies fastest where it lies: pairs on a CPU; on a GPU what the fused kernel reads,
+    or where that does not serve and gradients are wanted what spconv reads, else the table itself. An exported graph
+    always holds the table itself."""
     if torch.compiler.is_compiling():
         return table
     if table.device.type == "cpu":
