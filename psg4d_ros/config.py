@@ -72,6 +72,10 @@ class InferenceConfig:
         "numbers of the language model; auto: bfloat16 where the hardware multiplies it. They change answers slightly",
         choices=("auto", "float32", "bfloat16"),
     )
+    cuda_graphs: bool = knob(
+        True,
+        "on a GPU, launch each pass of the language model as one CUDA graph; takes some memory, changes nothing else",
+    )
     decoding: str = knob("score", "how the language model answers", choices=("score", "generate"))
     free_words: bool = knob(False, "decoding generate: answer in free words instead of the vocabulary's")
     use_language_model: bool = knob(True, "false: masks and labels without the language model (status DEGRADED_NO_LLM)")

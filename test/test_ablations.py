@@ -110,7 +110,7 @@ class TestSingleTurn:
         scene = torch.from_numpy(drawn(5, model.language_model.hidden_size)) * model.language_model.token_rms
         instances = tuple(InstancePrediction(label, 0, 1.0, True, attributes) for label in labels)
         segmentation = Segmentation(torch.arange(3), torch.ones(3), (), np.zeros((3, 2, 6)))
-        turn2 = ask_pairs(model, output, segmentation, instances, model.chain.turn1(scene), pairs)
+        turn2 = ask_pairs(model.chain, output, segmentation, instances, model.chain.turn1(scene), pairs)
         config = InferenceConfig(relation_threshold=0.0, max_relations=10_000)
         rows = []
         for answer in (turn2, None):

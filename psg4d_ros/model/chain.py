@@ -14,7 +14,8 @@ ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,10 @@ from psg4d_ros.model.projector import Projector
 from psg4d_ros.model.prompt import NO_LIST, DescribedObject, list_text, prefix
 from psg4d_ros.model.proposals import of_slots
 
-__all__ = ["Branches", "DescribedObject", "PairQuestion", "SceneChain", "Turn1", "Turn2"]
+__all__ = ["Branches", "DescribedObject", "PairQuestion", "Read", "SceneChain", "Turn1", "Turn2"]
+
+# A pass of the language model with all its arguments, see LanguageModel.forward.
+Read = Callable[[Tensor, Tensor, Tensor, KeyValueCache | None], tuple[Tensor, KeyValueCache]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +169,7 @@ class SceneChain(nn.Module):
         self.chained = chained
         hidden, rms = language_model.hidden_size, language_model.token_rms
         self.language_model = language_model
+        self._other_read: Read | None = None
         self.num_slots = num_slots
         # One row for each slot that is free, and one that all slots share which stand for proposals.
         self.slots = nn.Parameter(torch.randn(num_slots - num_proposals + 1, hidden) * rms)
@@ -175,6 +180,19 @@ class SceneChain(nn.Module):
         self.label_head = LabelHead(hidden)
         # Tells a slot which object it stands for.
         self.proposal_in = Projector(slot_state_dim, hidden, rms)
+
+    def reading_with(self, read: Read) -> SceneChain:
+        """The same chain, weights and all, whose passes of the language model go through ``read``; this one stays."""
+        other = copy.copy(self)
+        other._other_read = read
+        return other
+
+    def _read(
+        self, inputs: Tensor, bias: Tensor, positions: Tensor, cache: KeyValueCache | None = None
+    ) -> tuple[Tensor, KeyValueCache]:
+        read = self.language_model if self._other_read is None else self._other_read
+        answer: tuple[Tensor, KeyValueCache] = read(inputs, bias, positions, cache)
+        return answer
 
     def slot_tokens(self) -> Tensor:
         """float32[Q, H]: what is read of each slot, before what its proposal says."""
@@ -212,7 +230,7 @@ class SceneChain(nn.Module):
                 torch.full((slots,), position),
             ]
         ).to(device)
-        hidden, cache = lm(x, visibility_bias(visible), positions)
+        hidden, cache = self._read(x, visibility_bias(visible), positions)
         return [Turn1(hidden[i, before:], _window(cache, i), before, position) for i in range(windows)]
 
     def name_objects(
@@ -299,7 +317,7 @@ class SceneChain(nn.Module):
             inputs.append(torch.cat([_padded(lists, words), _padded(pairs, rows)]))
         visible, positions = visible.to(device), positions.to(device)
         past = _side_by_side([t.cache.crop(before) for t in turn1s])
-        hidden, cache = lm(torch.stack(inputs), visibility_bias(visible)[:, None], positions, past)
+        hidden, cache = self._read(torch.stack(inputs), visibility_bias(visible)[:, None], positions, past)
         answers = []
         for i, count in enumerate(counts):
             end = words + count
@@ -338,6 +356,8 @@ def _common_length(turn1s: Sequence[Turn1], packs: Sequence[Sequence[PairQuestio
 
 def _window(cache: KeyValueCache, index: int) -> KeyValueCache:
     """One window's part of a batch's cache (views, nothing is copied)."""
+    if len(cache.layers[0][0]) == 1:
+        return cache
     return KeyValueCache(tuple((k[index : index + 1], v[index : index + 1]) for k, v in cache.layers))
 
 

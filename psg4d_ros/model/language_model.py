@@ -7,6 +7,7 @@ additive bias per call, so that slots, pairs and branches of one window share a 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class KeyValueCache:
 
     def crop(self, length: int) -> KeyValueCache:
         """The first ``length`` tokens (views, nothing is copied)."""
+        if length == self.length:
+            return self
         return KeyValueCache(tuple((k[:, :, :length], v[:, :, :length]) for k, v in self.layers))
 
 
@@ -228,8 +231,6 @@ class LanguageModel(nn.Module):
         Returns hidden states float32[B, L, H] after the final norm, and the cache of P + L tokens; ``cache`` is
         unchanged. Raises ContextError when a position lies beyond the model's context.
         """
-        from transformers import DynamicCache
-
         batch, length, _ = inputs_embeds.shape
         past = cache.length if cache is not None else 0
         if position_ids is None:
@@ -242,8 +243,7 @@ class LanguageModel(nn.Module):
             attention_bias = causal_bias(length, past, inputs_embeds.device)
         if attention_bias.dim() == 2:
             attention_bias = attention_bias[None, None]
-        # The cache grows by concatenation, which leaves the tensors given here as they are.
-        grown = DynamicCache(cache.layers if cache is not None else None)
+        grown = _growing(cache)
         out = self.base.get_decoder()(
             inputs_embeds=inputs_embeds.to(self.dtype),
             attention_mask=attention_bias.to(self.dtype).expand(batch, 1, length, past + length),
@@ -251,8 +251,7 @@ class LanguageModel(nn.Module):
             past_key_values=grown,
             use_cache=True,
         )
-        grown_layers: list[Any] = grown.layers
-        layers = tuple((layer.keys, layer.values) for layer in grown_layers)
+        layers = tuple((layer.keys, layer.values) for layer in grown.layers)
         return out.last_hidden_state.float(), KeyValueCache(layers)
 
     def check_length(self, length: int) -> None:
@@ -266,6 +265,41 @@ class LanguageModel(nn.Module):
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits float32[..., vocabulary] of hidden states [..., H]."""
         return self.base.get_output_embeddings()(hidden.to(self.dtype)).float()
+
+
+@functools.cache
+def _growing_layer() -> Any:
+    """One layer of a cache of transformers that goes on from given keys and values, which stay as they are.
+
+    The library's own copies what it is given, and makes empty tensors of Python lists, which a CUDA graph cannot hold.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    class GrowingLayer(DynamicLayer):
+        def start(self, keys: Any, values: Any) -> Any:
+            self.keys, self.values = keys, values
+            self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+            return self
+
+        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> Any:
+            before: Any = (self.keys, self.values)
+            if self.is_initialized:
+                key_states = torch.cat([before[0], key_states], dim=-2)
+                value_states = torch.cat([before[1], value_states], dim=-2)
+            self.start(key_states, value_states)
+            return key_states, value_states
+
+    return GrowingLayer
+
+
+def _growing(cache: KeyValueCache | None) -> Any:
+    """A cache of transformers that goes on from ``cache``."""
+    from transformers.cache_utils import Cache
+
+    layer = _growing_layer()
+    if cache is None:
+        return Cache(layer_class_to_replicate=layer)
+    return Cache(layers=[layer().start(keys, values) for keys, values in cache.layers])
 
 
 def causal_bias(length: int, past: int, device: torch.device | str = "cpu") -> Tensor:

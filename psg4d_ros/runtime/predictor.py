@@ -13,11 +13,13 @@ import torch
 
 from psg4d_ros.config import InferenceConfig, WindowConfig
 from psg4d_ros.errors import ContextError
-from psg4d_ros.model.chain import Turn1
+from psg4d_ros.model.chain import SceneChain, Turn1
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
+from psg4d_ros.model.prompt import prefix
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.backends import SizeLimits, make_backend
+from psg4d_ros.runtime.cuda_graphs import USUAL_QUESTION, captured_reading
 from psg4d_ros.runtime.frame_cache import FrameCache
 from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.given import GivenTubes, segment_tubes
@@ -90,6 +92,8 @@ class WindowPredictor:
         )
         self.cache = FrameCache(self.backend, model.config.encoder)
         self.writer = Writer(model.language_model)
+        # None: passes of the language model are launched kernel by kernel.
+        self.reading = captured_reading(model.language_model, config.cuda_graphs)
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
@@ -132,7 +136,7 @@ class WindowPredictor:
         if config.use_language_model:
             with clock.stage("turn1"):
                 scene, proposed = tokens.tokens, tokens.proposals.states
-                turn1 = ask(lambda: self.model.chain.turn1(self.model.projector(scene), proposed))
+                turn1 = ask(lambda: self._chain().turn1(self.model.projector(scene), proposed))
         else:
             failures.append("switched off")
         with clock.stage("masks"):
@@ -174,12 +178,16 @@ class WindowPredictor:
         pairs = shortlist(self.model, instances, candidates, vocabulary, config.max_pairs)
         turn1, turn2 = seen.turn1, None
         if turn1 is not None:
-            turn2 = ask(lambda: ask_pairs(self.model, seen.output, seen.segmentation, instances, turn1, pairs))
+            turn2 = ask(lambda: ask_pairs(self._chain(), seen.output, seen.segmentation, instances, turn1, pairs))
         if turn2 is not None and config.decoding == "generate":
             written = ask(lambda: self.writer.relate(turn2, pairs, vocabulary, config, self.counts))
             if written is not None:
                 return tuple(written)
         return score_relations(self.model, instances, turn2, pairs, vocabulary, config)
+
+    def _chain(self) -> SceneChain:
+        chain = self.model.chain
+        return chain if self.reading is None else chain.reading_with(self.reading)
 
     def _or_none(self, step: Callable[[], T], failures: list[str]) -> T | None:
         try:
@@ -230,3 +238,8 @@ class WindowPredictor:
             self.predict(Window(tuple(frames[:count]), epoch=-2, origin=np.zeros(3)))
         self.cache.clear()
         self.counts.clear()
+        if self.reading is not None and self.config.use_language_model:
+            text, config = prefix(self.model.language_model), self.model.config
+            least = len(text.head) + len(text.tail)
+            most, slots = least + config.language_model.max_scene_tokens, config.decoder.num_slots
+            self.reading.warm_up((least + slots, most + slots), most, (1, USUAL_QUESTION))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from psg4d_ros.config import InferenceConfig
-from psg4d_ros.model.chain import DescribedObject, Turn1, Turn2
+from psg4d_ros.model.chain import DescribedObject, SceneChain, Turn1, Turn2
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.geometry import frame_geometry, motion_features, nearest_pairs, relative_geometry
 from psg4d_ros.model.mask_decoder import MaskOutput
@@ -118,7 +118,7 @@ def shortlist(
 
 
 def ask_pairs(
-    model: PSG4D,
+    chain: SceneChain,
     output: MaskOutput,
     segmentation: Segmentation,
     instances: tuple[InstancePrediction, ...],
@@ -130,7 +130,7 @@ def ask_pairs(
     objects = [DescribedObject(s, i.label, i.attributes) for s, i in zip(slots, instances, strict=True)]
     states = output.slot_states[segmentation.slots]
     pairs, geometry, motion = (torch.from_numpy(x) for x in (inputs.pairs, inputs.geometry, inputs.motion))
-    return model.chain.turn2(turn1, objects, pairs, geometry, motion, states)
+    return chain.turn2(turn1, objects, pairs, geometry, motion, states)
 
 
 def score_relations(

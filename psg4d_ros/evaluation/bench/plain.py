@@ -39,7 +39,8 @@ class ForgetfulPredictor(WindowPredictor):
     def __init__(
         self, model: PSG4D, config: InferenceConfig, *, trained: bool, chain: SceneChain, writer: Writer
     ) -> None:
-        super().__init__(_with_chain(model, chain), replace(config, backend="torch"), trained=trained)
+        config = replace(config, backend="torch", cuda_graphs=False)
+        super().__init__(_with_chain(model, chain), config, trained=trained)
         self.writer = writer
 
     def predict(self, window: Window, given: GivenTubes | None = None, *, relate: bool = True) -> WindowPrediction:
