@@ -8,16 +8,19 @@ measures them, and switches that need no training are measured on the full model
 over the seeds and, after a plus-minus sign, how far the farthest seed is from it.
 
 Of the minutes, six tenths are training; in the rest as many rows are evaluated as there is time for, and what is left
-out is said. Everything is kept in --out, and the same command goes on where it was stopped.
+out is said. Everything is kept in --out, and the same command goes on where it was stopped. ``--processes N`` trains
+and evaluates so many at a time: one GPU serves several, since what they wait for is Python.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,17 +81,19 @@ def make_scenes(recipe: Recipe, folder: Path) -> None:
         simulate(SimulationJob(folder / split, split, 0, s.sensor, size, s.frames, s.rate_hz), number)
 
 
-def train_all(recipes: dict[str, Recipe], options: argparse.Namespace) -> None:
+def train_all(recipes: dict[str, Recipe], options: argparse.Namespace, pool: Executor) -> None:
     """One run folder per recipe and seed; finished ones stay as they are."""
     data = options.data or options.out / "scenes"
     if options.data is None:
-        make_scenes(recipes["full"], data)
-    total = sum(units(recipe) for recipe in recipes.values()) * len(options.seeds)
-    for seed in options.seeds:
-        for name, recipe in recipes.items():
+        make_scenes(next(iter(recipes.values())), data)
+    total = sum(units(recipe) for recipe in recipes.values()) * len(options.seeds) / options.processes
+    runs = []
+    # The longest first, so that none of several processes is left with it at the end.
+    for name in sorted(recipes, key=lambda name: -units(recipes[name])):
+        for seed in options.seeds:
             minutes = None
             if options.minutes is not None:
-                minutes = TRAINING_SHARE * options.minutes * units(recipe) / total
+                minutes = TRAINING_SHARE * options.minutes * units(recipes[name]) / total
             run = RunOptions(
                 out=options.out / f"{name}-{seed}",
                 minutes=minutes,
@@ -98,13 +103,30 @@ def train_all(recipes: dict[str, Recipe], options: argparse.Namespace) -> None:
                 data=data,
                 resume=True,
             )
-            train(recipe, run)
+            runs.append(pool.submit(train, recipes[name], run))
+    for done in runs:
+        done.result()
 
 
-def evaluate_row(row: Row, seed: int, setting: str, options: argparse.Namespace) -> Path:
-    """The file with the result of ``psg4d eval``."""
+def evaluate_all(rows: Sequence[Row], options: argparse.Namespace, pool: Executor) -> dict[tuple[str, str, int], Path]:
+    """Files with results, by row, setting and seed, as many as there is time for."""
+    minutes = float("inf") if options.minutes is None else (1 - TRAINING_SHARE) * options.minutes
+    end = time.time() + 60.0 * minutes
+    jobs = {
+        (row.name, setting, seed): pool.submit(evaluate_row, row, seed, setting, options, end)
+        for setting in options.settings
+        for seed in options.seeds
+        for row in rows
+    }
+    return {key: file for key, job in jobs.items() if (file := job.result()) is not None}
+
+
+def evaluate_row(row: Row, seed: int, setting: str, options: argparse.Namespace, end: float) -> Path | None:
+    """The file with the result of ``psg4d eval``; None when it is not there yet and the time is past ``end``."""
     file: Path = options.out / "eval" / f"{row.name.replace(' ', '_')}-{seed}-{setting}.json"
     if not file.is_file():
+        if time.time() > end:
+            return None
         result = evaluate_dataset(
             options.dataset,
             split=options.split if options.dataset == "sim" else None,
@@ -113,7 +135,7 @@ def evaluate_row(row: Row, seed: int, setting: str, options: argparse.Namespace)
             checkpoint=options.out / f"{row.recipe}-{seed}" / CHECKPOINT,
             config=pipeline_config(None, row.settings),
         )
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)
     return file
 
@@ -126,13 +148,13 @@ def value(result: dict[str, Any], path: Sequence[str]) -> float:
     return float("nan") if found is None else 100 * float(found)
 
 
-def table(results: dict[tuple[str, str], list[dict[str, Any]]], settings: Sequence[str]) -> str:
+def table(results: dict[tuple[str, str], list[dict[str, Any]]], rows: Sequence[Row], settings: Sequence[str]) -> str:
     """Markdown, one table per setting. results: by row and setting, one per seed."""
     lines = []
     for setting in settings:
         lines += [f"\n{setting}, percent\n", f"| | seeds | {' | '.join(name for name, _ in COLUMNS)} | paper |"]
         lines.append("|---" * (len(COLUMNS) + 3) + "|")
-        for row in ROWS:
+        for row in rows:
             found = results.get((row.name, setting), [])
             cells = [_cell([value(r, path) for r in found]) for _, path in COLUMNS]
             paper = "" if row.paper is None else f"{row.paper}"
@@ -159,24 +181,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="of sim")
     parser.add_argument("--limit", type=int, default=12, help="scenes that are evaluated")
     parser.add_argument("--settings", nargs="+", default=["SGDet", "PredCls"], choices=["SGDet", "SGCls", "PredCls"])
+    names = [row.name for row in ROWS]
+    parser.add_argument("--rows", nargs="+", default=names, choices=names, metavar="ROW", help="of the table")
+    parser.add_argument("--processes", type=int, default=1, help="trainings and evaluations at a time")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of every recipe")
     options = parser.parse_args(arguments)
-    recipes = {name: load_recipe(f"ablation_{name}", options.set) for name in dict.fromkeys(r.recipe for r in ROWS)}
+    rows = [row for row in ROWS if row.name in options.rows]
+    recipes = {name: load_recipe(f"ablation_{name}", options.set) for name in dict.fromkeys(r.recipe for r in rows)}
     options.out.mkdir(parents=True, exist_ok=True)
-    train_all(recipes, options)
-    minutes = float("inf") if options.minutes is None else (1 - TRAINING_SHARE) * options.minutes
-    end = time.monotonic() + 60.0 * minutes
+    # This process starts neither threads nor a GPU, so that others may be forked from it.
+    with ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("fork")) as pool:
+        train_all(recipes, options, pool)
+        files = evaluate_all(rows, options, pool)
     results: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    left_out = 0
-    for setting in options.settings:
-        for seed in options.seeds:
-            for row in ROWS:
-                if time.monotonic() > end:
-                    left_out += 1
-                    continue
-                file = evaluate_row(row, seed, setting, options)
-                results.setdefault((row.name, setting), []).append(json.loads(file.read_text(encoding="utf-8")))
-    print(table(results, options.settings))
+    for (name, setting, _), file in files.items():
+        results.setdefault((name, setting), []).append(json.loads(file.read_text(encoding="utf-8")))
+    print(table(results, rows, options.settings))
+    left_out = len(rows) * len(options.seeds) * len(options.settings) - len(files)
     if left_out:
         print(f"{left_out} evaluations are left out, the time is up; the same command goes on", file=sys.stderr)
 

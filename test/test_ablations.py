@@ -302,7 +302,7 @@ def test_all_ablations_are_trained_and_measured_by_one_command(tiny_checkpoint, 
         small += [f"{stage}.{key}" for key in ("batch=1", "workers=0", "validation_windows=1", "windows.frames=2")]
         small += [f"{stage}.losses.{key}" for key in ("fine_samples=256", "key_samples=128")]
     arguments = ["--checkpoint", tiny_checkpoint, "--out", tmp_path / "out", "--data", tmp_path, "--steps", 1]
-    arguments += ["--seeds", 0, "--dataset", tmp_path / "val", "--settings", "SGDet", "--set", *small]
+    arguments += ["--seeds", 0, "--processes", 2, "--dataset", tmp_path / "val", "--settings", "SGDet", "--set", *small]
     ablations.main([str(a) for a in arguments])
     table = capsys.readouterr().out
     assert all(f"| {row.name} | 1 | " in table for row in ablations.ROWS)
