@@ -74,7 +74,7 @@ class InferenceConfig:
     )
     cuda_graphs: bool = knob(
         True,
-        "on a GPU, launch each pass of the language model as one CUDA graph; takes some memory, changes nothing else",
+        "on a GPU, launch each pass of the language model and the choice of proposals as one CUDA graph; takes memory",
     )
     decoding: str = knob("score", "how the language model answers", choices=("score", "generate"))
     free_words: bool = knob(False, "decoding generate: answer in free words instead of the vocabulary's")

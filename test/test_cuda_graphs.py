@@ -17,14 +17,17 @@ from psg4d_ros.checkpoint import load_checkpoint
 from psg4d_ros.config import InferenceConfig
 from psg4d_ros.model.chain import DescribedObject, SceneChain
 from psg4d_ros.model.language_model import tiny_language_model, visibility_bias
+from psg4d_ros.model.proposals import best_votes
 from psg4d_ros.runtime.cuda_graphs import (
     MOST_ROWS,
     PAST_STEP,
     ROWS_STEP,
+    VOTES_STEP,
     CapturedReading,
+    CapturedVotes,
     GraphCapture,
     StaticPass,
-    captured_reading,
+    captured_parts,
 )
 from psg4d_ros.runtime.predictor import WindowPredictor
 
@@ -43,7 +46,7 @@ def run_again(function, inputs):
         return outputs
 
     for output in outputs:
-        output.fill_(float("nan"))  # capturing runs nothing
+        output.fill_(float("nan") if output.is_floating_point() else -5)  # capturing runs nothing
     return replay
 
 
@@ -185,7 +188,7 @@ def test_what_is_too_long_and_windows_side_by_side_go_through_the_model_itself(c
 
 
 def test_only_the_sizes_last_used_are_kept():
-    doubled = StaticPass(lambda x: (2 * x,), run_again, most=2)
+    doubled = StaticPass("doubling", lambda x: (2 * x,), run_again, most=2)
 
     def run(size, value):
         result = doubled.run((size,), lambda: (torch.zeros(size),), lambda buffers: buffers[0].fill_(value))
@@ -222,10 +225,11 @@ def test_a_predictor_captures_usual_sizes_when_it_warms_up_and_predicts_the_same
     )
     model = load_checkpoint(tiny_checkpoint, torch.device("cpu"), torch.float32)
     plain, ours = (WindowPredictor(model, config, trained=True) for _ in range(2))
-    assert plain.reading is None, "nothing is captured on a CPU"
-    ours.reading = CapturedReading(model.language_model, run_again)
+    assert plain.captured is None, "nothing is captured on a CPU"
+    ours.captured = captured_parts(model, run_again)
     ours.warm_up(2)
-    captured, asked = ours.reading.graphs.captures, 0
+    parts, asked = (ours.captured.reading.graphs, ours.captured.votes.graphs), 0
+    captured = [part.captures for part in parts]
     for count in (1, 2, 3):
         seen = window([(0.0, -5.0, 1.0)] * count)
         expected, found = plain.predict(seen), ours.predict(seen)
@@ -236,13 +240,35 @@ def test_a_predictor_captures_usual_sizes_when_it_warms_up_and_predicts_the_same
         ]
         assert scores[1] == pytest.approx(scores[0], abs=1e-5)
         asked += len(scores[0])
-    assert ours.reading.graphs.captures == captured > 2
+    assert [part.captures for part in parts] == captured
+    assert min(captured) > 0
     assert asked, "no window got as far as turn 2"
 
 
-def test_the_switch_turns_it_off():
-    assert captured_reading(tiny_language_model(), wanted=True) is None
-    assert captured_reading(tiny_language_model(), wanted=False) is None
+@pytest.mark.parametrize("number", [0, 1, 50, VOTES_STEP - 2, VOTES_STEP - 1, VOTES_STEP, 9000])
+def test_padded_votes_choose_the_same_rows(number):
+    choose, draw = CapturedVotes(7, run_again), torch.Generator().manual_seed(number)
+    for spread in (0.3, 8.0):  # all of one object, so that "nothing" is chosen; and many
+        score = torch.cat([torch.rand(number, generator=draw), torch.zeros(1)])
+        middle = torch.cat([spread * torch.rand(number, 3, generator=draw), torch.zeros(1, 3)])
+        size = torch.cat([0.5 + torch.rand(number, 3, generator=draw), torch.ones(1, 3)])
+        expected = best_votes(score, middle, size, 7)
+        assert torch.equal(choose(score, middle, size, 7), expected)
+        assert torch.equal(choose(score, middle, size, 3), best_votes(score, middle, size, 3))
+    assert choose.graphs.captures == 1
+
+
+def test_choices_of_many_sizes_in_any_order_stay_as_they_were_handed_out():
+    choose, kept = CapturedVotes(7, run_again), []
+    for number in (5000, 20, 9000, 4500, 0, 20):
+        draw = torch.Generator().manual_seed(number)
+        score = torch.cat([torch.rand(number, generator=draw), torch.zeros(1)])
+        middle = torch.cat([3 * torch.rand(number, 3, generator=draw), torch.zeros(1, 3)])
+        size = torch.ones(number + 1, 3)
+        kept.append((choose(score, middle, size, 7), best_votes(score, middle, size, 7)))
+    for ours, plain in kept:
+        assert torch.equal(ours, plain)
+    assert choose.graphs.captures == len(choose.graphs) == 3
 
 
 @pytest.mark.gpu

@@ -66,7 +66,8 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         low = nn.functional.linear(x, self.adapter_a.to(x.dtype))
-        return self.base(x) + self.scale * nn.functional.linear(low, self.adapter_b.to(x.dtype))
+        change = nn.functional.linear(low, self.adapter_b.to(x.dtype))
+        return torch.add(self.base(x), change, alpha=self.scale)
 
 
 class LanguageModel(nn.Module):

@@ -24,7 +24,7 @@ from psg4d_ros.config import DecoderConfig
 from psg4d_ros.errors import ConfigError
 from psg4d_ros.model.box_head import ROOM_ANCHOR, BoxHead, box_logits, locality_logits
 from psg4d_ros.model.position import FourierPosition
-from psg4d_ros.model.proposals import ProposalHead, Proposals, of_slots
+from psg4d_ros.model.proposals import Choose, ProposalHead, Proposals, of_slots
 
 # How much of the language model's slot state enters a query before training.
 _INITIAL_GATE = 0.1
@@ -193,9 +193,10 @@ class MaskDecoder(nn.Module):
         nn.init.constant_(self.presence.bias, _INITIAL_PRESENCE_LOGIT)
         self.class_out = _mlp(dim + fine_dim + mid_dim, 2 * dim, phrase_dim)
 
-    def propose(self, mid: Tensor, mid_positions: Tensor) -> Proposals:
-        """The objects that the last slots start from. mid, mid_positions: as ``forward`` takes them."""
-        proposals: Proposals = self.proposal_head(mid, mid_positions)
+    def propose(self, mid: Tensor, mid_positions: Tensor, choose: Choose | None = None) -> Proposals:
+        """The objects that the last slots start from. mid, mid_positions: as ``forward`` takes them. choose: see
+        ProposalHead."""
+        proposals: Proposals = self.proposal_head(mid, mid_positions, choose)
         return proposals
 
     def fine_offsets(self, fine: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ the query selection of "DINO: DETR with Improved DeNoising Anchor Boxes" (2022).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from psg4d_ros.model.position import FourierPosition
 
+# Chooses rows of votes as ``best_votes`` does, with its arguments.
+Choose = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 ANCHOR_VALUES = 7
 _HIDDEN = 64
 _MIN_SIZE_M, _MAX_SIZE_M = 0.05, 20.0
@@ -67,8 +70,8 @@ class ProposalHead(nn.Module):
         log_size = log_size.float().clamp(math.log(_MIN_SIZE_M), math.log(_MAX_SIZE_M))
         return Votes(objectness[..., 0], offset.float(), log_size)
 
-    def forward(self, mid: Tensor, positions: Tensor) -> Proposals:
-        """mid [*, K, mid_dim] with positions float32[*, K, 4] (x, y, z, t); any K."""
+    def forward(self, mid: Tensor, positions: Tensor, choose: Choose | None = None) -> Proposals:
+        """mid [*, K, mid_dim] with positions float32[*, K, 4] (x, y, z, t); any K. choose: in place of best_votes."""
         votes = self.vote(mid)
         middle, size = positions[..., :3] + votes.offset, votes.log_size.exp()
         # One row more, which stands for "no other object" and can be chosen again and again.
@@ -80,7 +83,7 @@ class ProposalHead(nn.Module):
         with torch.no_grad():
             far = (votes.offset / (0.5 * size[..., :-1, :])).norm(dim=-1)
             score = votes.objectness.float().sigmoid() * torch.exp(-_FAR_WEIGHT * far)
-            rows = best_votes(torch.cat([score, nothing[..., 0]], dim=-1), middle, size, self.count)
+            rows = (choose or best_votes)(torch.cat([score, nothing[..., 0]], dim=-1), middle, size, self.count)
         row = rows[..., None]
         objectness = torch.cat([votes.objectness, nothing[..., 0].to(votes.objectness)], dim=-1)[..., None]
         features = torch.cat([self.norm(mid), nothing.to(mid).expand(*nothing.shape[:-1], mid.shape[-1])], dim=-2)

@@ -18,7 +18,7 @@ from psg4d_ros.model.geometry import DEPTH_COLUMNS, GEOMETRY_NAMES, MOTION_NAMES
 from psg4d_ros.model.language_model import LanguageModel
 from psg4d_ros.model.mask_decoder import MaskDecoder, MaskOutput
 from psg4d_ros.model.projector import Projector
-from psg4d_ros.model.proposals import Proposals
+from psg4d_ros.model.proposals import Choose, Proposals
 from psg4d_ros.model.relation_head import RelationHead
 from psg4d_ros.model.sparse_encoder import SparseEncoder, pool_tokens
 from psg4d_ros.model.temporal import TemporalAggregator, select_tokens
@@ -131,8 +131,11 @@ class PSG4D(nn.Module):
             truncated=grid.truncated,
         )
 
-    def gather(self, frames: list[FrameFeatures]) -> WindowTokens:
-        """Put F frames, not all of them empty, side by side, cap their number, and let tokens attend over time."""
+    def gather(self, frames: list[FrameFeatures], choose: Choose | None = None) -> WindowTokens:
+        """Put F frames, not all of them empty, side by side, cap their number, and let tokens attend over time.
+
+        choose: see ProposalHead.
+        """
         newest = frames[-1].stamp_ns
         middle = torch.cat([f.fine_centers for f in frames]).mean(dim=0)
 
@@ -150,7 +153,7 @@ class PSG4D(nn.Module):
         fine = torch.cat([f.fine for f in frames])
         fine_positions = positions([f.fine_centers for f in frames])
         tokens = self.temporal(tokens, token_positions)
-        proposals = self.decoder.propose(mid, mid_positions)
+        proposals = self.decoder.propose(mid, mid_positions, choose)
         return WindowTokens(tokens, token_positions, mid, mid_positions, fine, fine_positions, proposals)
 
     def decode_masks(self, slot_hidden: torch.Tensor | None, window: WindowTokens) -> MaskOutput:

@@ -10,12 +10,16 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel
+from psg4d_ros.model.prompt import prefix
+from psg4d_ros.model.proposals import best_votes
+from psg4d_ros.model.psg4d import PSG4D
 
 log = logging.getLogger(__name__)
 Tensors = tuple[Tensor, ...]
@@ -26,9 +30,9 @@ Capture = Callable[[Function, Tensors], Replay]
 
 # Passes are padded to multiples of these: the fewer sizes, the fewer captures, and earlier tokens that nobody sees cost
 # less than new ones.
-ROWS_STEP, PAST_STEP = 128, 512
+ROWS_STEP, PAST_STEP, VOTES_STEP = 128, 512, 4096
 # Longer passes keep a GPU busy for longer than they take to launch.
-MOST_ROWS, MOST_PAST = 1024, 2048
+MOST_ROWS, MOST_PAST, MOST_VOTES = 1024, 2048, 65_536
 # Graphs of one pass, the last used; each holds some tens of MB.
 MOST_GRAPHS = 16
 # Questions of turn 2 are rarely longer: 64 pairs and a list of some 40 objects.
@@ -74,7 +78,9 @@ class StaticPass:
     captures: how often one was captured. problem: why nothing is captured any more; empty while all is well.
     """
 
-    def __init__(self, function: Function, capture: Capture, most: int = MOST_GRAPHS) -> None:
+    def __init__(self, name: str, function: Function, capture: Capture, most: int = MOST_GRAPHS) -> None:
+        """name: of what the function does, for the log."""
+        self.name = name
         self.captures = 0
         self.problem = ""
         self._function = function
@@ -109,7 +115,7 @@ class StaticPass:
         except Exception as error:  # whatever it was, the same pass without a graph says it better
             self.problem = _cause(error)
             self._kept.clear()
-            log.warning("no CUDA graphs, passes are launched kernel by kernel: %s", self.problem)
+            log.warning("no CUDA graph of %s, its kernels are launched one by one: %s", self.name, self.problem)
             return None
         self.captures += 1
         self._kept[size] = inputs, replay
@@ -126,7 +132,7 @@ class CapturedReading:
 
     def __init__(self, language_model: LanguageModel, capture: Capture, most: int = MOST_GRAPHS) -> None:
         self.language_model = language_model
-        self.graphs = StaticPass(self._read, capture, most)
+        self.graphs = StaticPass("the language model", self._read, capture, most)
 
     @torch.inference_mode()
     def __call__(
@@ -188,11 +194,70 @@ class CapturedReading:
         return x, bias, positions, earlier.new_zeros(*earlier.shape[:2], past, earlier.shape[3])
 
 
-def captured_reading(language_model: LanguageModel, wanted: bool) -> CapturedReading | None:
-    """Passes of the language model from CUDA graphs; None where they are not wanted or there is no GPU."""
-    if not wanted or language_model.device.type != "cuda":
-        return None
-    return CapturedReading(language_model, GraphCapture(language_model.device))
+class CapturedVotes:
+    """``best_votes`` for one window, from graphs: its loop launches a dozen small kernels for each of its rows."""
+
+    def __init__(self, count: int, capture: Capture, most: int = MOST_GRAPHS) -> None:
+        """count: how many rows are chosen; for another number best_votes itself is called."""
+        self.count = count
+        self.graphs = StaticPass("the choice of proposals", self._choose, capture, most)
+
+    @torch.inference_mode()
+    def __call__(self, score: Tensor, middle: Tensor, size: Tensor, count: int) -> Tensor:
+        """See best_votes."""
+        number = score.shape[-1] - 1
+        padded = _up(number + 1, VOTES_STEP)
+        if score.dim() == 1 and count == self.count and padded <= MOST_VOTES:
+
+            def make() -> Tensors:
+                return score.new_zeros(padded), middle.new_zeros(padded, 3), size.new_zeros(padded, 3)
+
+            def fill(buffers: Tensors) -> None:
+                # Padding stands between the votes and the last row, "nothing"; it scores as what was taken already.
+                for buffer, values in zip(buffers, (score, middle, size), strict=True):
+                    buffer[:number].copy_(values[:-1])
+                    buffer[-1:].copy_(values[-1:])
+                buffers[0][number:-1].fill_(-1.0)
+
+            found = self.graphs.run((padded,), make, fill)
+            if found is not None:
+                return found[0].clamp(max=number)
+        return best_votes(score, middle, size, count)
+
+    def warm_up(self, most: int, device: torch.device) -> None:
+        """Capture the choice among up to ``most`` votes."""
+        for padded in range(VOTES_STEP, _up(most + 1, VOTES_STEP) + 1, VOTES_STEP):
+            places = torch.zeros(padded, 3, device=device)
+            self(torch.zeros(padded, device=device), places, places, self.count)
+
+    def _choose(self, score: Tensor, middle: Tensor, size: Tensor) -> Tensors:
+        return (best_votes(score, middle, size, self.count),)
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedParts:
+    """What of a model runs from graphs."""
+
+    reading: CapturedReading
+    votes: CapturedVotes
+
+    def warm_up(self, model: PSG4D, *, read: bool) -> None:
+        """Capture the sizes that windows usually have. read: also those of the language model."""
+        decoder = model.config.decoder
+        if decoder.proposals:
+            self.votes.warm_up(decoder.max_keys, model.device)
+        if read:
+            text = prefix(model.language_model)
+            least = len(text.head) + len(text.tail)
+            most = least + model.config.language_model.max_scene_tokens
+            first = least + decoder.num_slots, most + decoder.num_slots
+            self.reading.warm_up(first, most, (1, USUAL_QUESTION))
+
+
+def captured_parts(model: PSG4D, capture: Capture) -> CapturedParts:
+    """What can be captured of a model."""
+    votes = CapturedVotes(model.config.decoder.proposals, capture)
+    return CapturedParts(CapturedReading(model.language_model, capture), votes)
 
 
 def _fill(buffers: Tensors, x: Tensor, bias: Tensor, positions: Tensor, earlier: Tensor | None) -> None:

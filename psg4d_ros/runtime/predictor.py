@@ -16,10 +16,9 @@ from psg4d_ros.errors import ContextError
 from psg4d_ros.model.chain import SceneChain, Turn1
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
-from psg4d_ros.model.prompt import prefix
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.backends import SizeLimits, make_backend
-from psg4d_ros.runtime.cuda_graphs import USUAL_QUESTION, captured_reading
+from psg4d_ros.runtime.cuda_graphs import CapturedParts, GraphCapture, captured_parts
 from psg4d_ros.runtime.frame_cache import FrameCache
 from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.given import GivenTubes, segment_tubes
@@ -92,8 +91,9 @@ class WindowPredictor:
         )
         self.cache = FrameCache(self.backend, model.config.encoder)
         self.writer = Writer(model.language_model)
-        # None: passes of the language model are launched kernel by kernel.
-        self.reading = captured_reading(model.language_model, config.cuda_graphs)
+        self.captured: CapturedParts | None = None
+        if config.cuda_graphs and model.device.type == "cuda":
+            self.captured = captured_parts(model, GraphCapture(model.device))
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
@@ -124,7 +124,7 @@ class WindowPredictor:
         if not sum(len(f.fine) for f in frames):
             return self._finish(window, None, (), None if unasked else (), notes, clock)
         with clock.stage("aggregate"):
-            tokens = self.model.gather(frames)
+            tokens = self.model.gather(frames, None if self.captured is None else self.captured.votes)
 
         failures: list[str] = []
 
@@ -187,7 +187,7 @@ class WindowPredictor:
 
     def _chain(self) -> SceneChain:
         chain = self.model.chain
-        return chain if self.reading is None else chain.reading_with(self.reading)
+        return chain if self.captured is None else chain.reading_with(self.captured.reading)
 
     def _or_none(self, step: Callable[[], T], failures: list[str]) -> T | None:
         try:
@@ -238,8 +238,5 @@ class WindowPredictor:
             self.predict(Window(tuple(frames[:count]), epoch=-2, origin=np.zeros(3)))
         self.cache.clear()
         self.counts.clear()
-        if self.reading is not None and self.config.use_language_model:
-            text, config = prefix(self.model.language_model), self.model.config
-            least = len(text.head) + len(text.tail)
-            most, slots = least + config.language_model.max_scene_tokens, config.decoder.num_slots
-            self.reading.warm_up((least + slots, most + slots), most, (1, USUAL_QUESTION))
+        if self.captured is not None:
+            self.captured.warm_up(self.model, read=self.config.use_language_model)
