@@ -15,6 +15,7 @@ from test_predictor import scene as window
 
 from psg4d_ros.checkpoint import load_checkpoint
 from psg4d_ros.config import InferenceConfig
+from psg4d_ros.evaluation.bench.plain import plain_predictor
 from psg4d_ros.model.chain import DescribedObject, SceneChain
 from psg4d_ros.model.language_model import tiny_language_model, visibility_bias
 from psg4d_ros.model.proposals import best_votes
@@ -243,6 +244,12 @@ def test_a_predictor_captures_usual_sizes_when_it_warms_up_and_predicts_the_same
     assert [part.captures for part in parts] == captured
     assert min(captured) > 0
     assert asked, "no window got as far as turn 2"
+
+
+def test_the_plain_path_of_the_benchmark_uses_none(tiny_checkpoint):
+    model = load_checkpoint(tiny_checkpoint, torch.device("cpu"), torch.float32)
+    assert InferenceConfig().cuda_graphs
+    assert not plain_predictor(model, InferenceConfig(), trained=True).config.cuda_graphs
 
 
 @pytest.mark.parametrize("number", [0, 1, 50, VOTES_STEP - 2, VOTES_STEP - 1, VOTES_STEP, 9000])

@@ -75,7 +75,7 @@ def count_work(paths: Paths, stream: Stream) -> list[Work]:
     The recording must hold one frame more than a window.
     """
     predictor = paths.predictor("ours")
-    eager = type(predictor)(paths.model, replace(predictor.config, backend="torch"), trained=True)
+    eager = type(predictor)(paths.model, replace(predictor.config, backend="torch", cuda_graphs=False), trained=True)
     run = paths.start(eager, stream)
     full = paths.config.window.num_frames
     windows = [w for frame in stream.frames[: full + 1] if (w := run.push(frame)) is not None]
