@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -132,7 +133,7 @@ class CapturedReading:
 
     def __init__(self, language_model: LanguageModel, capture: Capture, most: int = MOST_GRAPHS) -> None:
         self.language_model = language_model
-        self.graphs = StaticPass("the language model", self._read, capture, most)
+        self.graphs = StaticPass("the language model", partial(_read, language_model), capture, most)
 
     @torch.inference_mode()
     def __call__(
@@ -178,12 +179,6 @@ class CapturedReading:
         bias = torch.zeros(tokens, past + tokens, device=lm.device)
         return self(x, bias, torch.zeros(tokens, dtype=torch.int64, device=lm.device), cache)[1]
 
-    def _read(self, x: Tensor, bias: Tensor, positions: Tensor, *earlier: Tensor) -> Tensors:
-        """Hidden states, and keys and values of the new tokens alone, stacked."""
-        past = earlier[0].shape[2] if earlier else 0
-        hidden, cache = self.language_model(x, bias, positions, _unstacked(earlier[0]) if earlier else None)
-        return hidden, torch.cat([part[:, :, past:] for layer in cache.layers for part in layer])
-
     def _buffers(self, size: tuple[int, int], earlier: Tensor | None) -> Tensors:
         (rows, past), lm = size, self.language_model
         x = torch.zeros(1, rows, lm.hidden_size, dtype=lm.dtype, device=lm.device)
@@ -200,7 +195,7 @@ class CapturedVotes:
     def __init__(self, count: int, capture: Capture, most: int = MOST_GRAPHS) -> None:
         """count: how many rows are chosen; for another number best_votes itself is called."""
         self.count = count
-        self.graphs = StaticPass("the choice of proposals", self._choose, capture, most)
+        self.graphs = StaticPass("the choice of proposals", partial(_choose, count), capture, most)
 
     @torch.inference_mode()
     def __call__(self, score: Tensor, middle: Tensor, size: Tensor, count: int) -> Tensor:
@@ -230,9 +225,6 @@ class CapturedVotes:
             places = torch.zeros(padded, 3, device=device)
             self(torch.zeros(padded, device=device), places, places, self.count)
 
-    def _choose(self, score: Tensor, middle: Tensor, size: Tensor) -> Tensors:
-        return (best_votes(score, middle, size, self.count),)
-
 
 @dataclass(frozen=True, eq=False)
 class CapturedParts:
@@ -258,6 +250,17 @@ def captured_parts(model: PSG4D, capture: Capture) -> CapturedParts:
     """What can be captured of a model."""
     votes = CapturedVotes(model.config.decoder.proposals, capture)
     return CapturedParts(CapturedReading(model.language_model, capture), votes)
+
+
+def _read(language_model: LanguageModel, x: Tensor, bias: Tensor, positions: Tensor, *earlier: Tensor) -> Tensors:
+    """Hidden states, and keys and values of the new tokens alone, stacked."""
+    past = earlier[0].shape[2] if earlier else 0
+    hidden, cache = language_model(x, bias, positions, _unstacked(earlier[0]) if earlier else None)
+    return hidden, torch.cat([part[:, :, past:] for layer in cache.layers for part in layer])
+
+
+def _choose(count: int, score: Tensor, middle: Tensor, size: Tensor) -> Tensors:
+    return (best_votes(score, middle, size, count),)
 
 
 def _fill(buffers: Tensors, x: Tensor, bias: Tensor, positions: Tensor, earlier: Tensor | None) -> None:
