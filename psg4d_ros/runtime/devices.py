@@ -12,6 +12,7 @@ def choose_device(name: str) -> torch.device:
 
     Raises ConfigError for a name that is no device, or a device this machine does not have.
     """
+    avoid_cudnn_attention()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -23,6 +24,12 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"inference.device is {name!r}, this machine has {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+def avoid_cudnn_attention() -> None:
+    """Attention by torch's own kernels, in this process. cuDNN makes a plan for every shape that it has not seen, which
+    takes 40 ms forward and as much backward on an H100; the shapes of windows never repeat."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def language_model_dtype(name: str) -> torch.dtype | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from psg4d_ros.errors import ConfigError
+from psg4d_ros.runtime.devices import avoid_cudnn_attention
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,6 +27,7 @@ def accelerator() -> Accelerator:
         from accelerate.utils import InitProcessGroupKwargs
     except ImportError as error:
         raise ConfigError(f"training needs the extra [train]: pip install accelerate tensorboard ({error})") from error
+    avoid_cudnn_attention()
     group = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # the first process simulates while the others wait
     if 0 < torch.cuda.device_count() < local_processes():
         group.backend = "gloo"
