@@ -260,7 +260,7 @@ def test_what_is_ablated_stays_so_when_it_is_trained_on():
 @pytest.mark.parametrize(
     ("name", "differs"),
     [
-        ("no_transfer", {"stage1_2d.forget"}),
+        ("no_transfer", {"stage1_2d.forget", "stage3_joint.images.share"}),
         ("single_turn", {"model.chained"}),
         ("boxes", {"model.decoder.boxes", "stage2_geometry.run", "stage2_geometry.share", "stage3_joint.share"}),
         ("pipeline", {"model.decoder.reads_slots"}),
