@@ -46,7 +46,7 @@ def check_environment(checkpoint: Path | None = None) -> list[Item]:
         items.append(_package(module, distribution, f"pip install --upgrade {distribution}"))
     embree = _package("embreex", "embreex", "pip install embreex: `psg4d simulate` needs it, nothing else does")
     items += [replace(embree, optional=True), _language_model(), _checkpoint(checkpoint), *_backends()]
-    items += [_spconv(), *_ros()]
+    items += [*_convolutions(), *_ros()]
     return items
 
 
@@ -138,24 +138,41 @@ def _tensorrt(device: torch.device) -> Item:
     return Item("TensorRT", True, f"{tensorrt.name} {tensorrt.version}{here}", optional=True)
 
 
-def _spconv() -> Item:
-    """Whether training convolves by spconv; without it the pure-torch form does, everywhere."""
+def _convolutions() -> list[Item]:
+    """What convolves on a GPU: the Triton kernel; for training without it spconv; without both the pure-torch form."""
     try:
-        import torch
-
-        from psg4d_ros.model.spconv_kernel import installed_wheel, obstacle
+        from psg4d_ros.model import triton_kernel
+        from psg4d_ros.runtime.devices import choose_device
     except ImportError as error:
-        return Item("spconv", False, f"unused: {error}", "pip install torch", optional=True)
+        return [Item("Triton kernel", False, f"unused: {error}", "pip install torch", optional=True)]
+    device = choose_device("auto")
+    try:
+        problem = triton_kernel.obstacle(device)
+    except Psg4dError as error:
+        problem = str(error)
+    remedy = "on a GPU: a CUDA build of torch, which brings triton, a C compiler and Python's headers"
+    found = f"unused, {problem}" if problem else "convolves on the GPU, in training and for inference"
+    triton = Item("Triton kernel", not problem, found, remedy if problem else "", optional=True)
+    return [triton, _spconv(device, triton_serves=not problem)]
+
+
+def _spconv(device: torch.device, *, triton_serves: bool) -> Item:
+    """Whether training would convolve by spconv. triton_serves: whether the Triton kernel serves, which comes first."""
+    from psg4d_ros.model.spconv_kernel import installed_wheel, obstacle
+
+    on_gpu = device.type == "cuda"
     try:
         wheel = installed_wheel()
-        problem = obstacle(torch.device("cuda")) if torch.cuda.is_available() else ""
+        problem = obstacle(device) if on_gpu and not triton_serves else ""
     except Psg4dError as error:
         problem, wheel = str(error), ""
     if problem:
-        remedy = "pip install 'psg4d_ros[train]', for training on a GPU; nothing else uses it"
-        return Item("spconv", False, f"unused, training convolves in torch: {problem}", remedy, optional=True)
-    found = f"{wheel}, trains on the GPU" if torch.cuda.is_available() else f"{wheel}, unused without a GPU"
-    return Item("spconv", True, found, optional=True)
+        remedy = "pip install 'psg4d_ros[train]': for training on a GPU on which the Triton kernel does not serve"
+        return Item("spconv", False, f"unused: {problem}", remedy, optional=True)
+    use = "trains on the GPU" if on_gpu else "unused without a GPU"
+    return Item(
+        "spconv", True, f"{wheel}, {'unused: the Triton kernel serves' if triton_serves else use}", optional=True
+    )
 
 
 def _ros() -> list[Item]:
