@@ -52,9 +52,10 @@ def relative_geometry(
     """float32[R, G] in the order of GEOMETRY_NAMES, each value in [-4, 4].
 
     subject_boxes, object_boxes: [R, 2 * dims], (min, max) corners. dims=3: z up, any unit, one frame for all; dims=2:
-    an image, x to the right, y down. viewpoint: [3], the sensor's position in the boxes' frame; without it right and
-    away are missing in 3D. extent: [2 * dims], the image or the scene's bounds; None: missing. Rows do not depend on
-    one another. Raises ValueError when shapes disagree, values are not finite, or a max corner lies below its min.
+    an image, x to the right, y down. viewpoint: [3] or one per pair [R, 3], the sensor's position in the boxes' frame;
+    without it right and away are missing in 3D. extent: [2 * dims], the image or the scene's bounds; None: missing.
+    Rows do not depend on one another. Raises ValueError when shapes disagree, values are not finite, or a max corner
+    lies below its min.
     """
     if dims not in (2, 3):
         raise ValueError(f"dims is {dims}, expected 2 (image) or 3 (space)")
@@ -94,10 +95,11 @@ def relative_geometry(
     f |= _space(s, o, dims)
     if bounds is not None:
         up_b = _up(bounds, dims)
+        if has_view:
+            right_b = _project(bounds, right, dims)
+            f["subject_right"], f["object_right"] = _place(right_s, right_b), _place(right_o, right_b)
         for name, box, up_i in (("subject", s, up_s), ("object", o, up_o)):
             f[f"{name}_up"] = _place(up_i, up_b)
-            if has_view:
-                f[f"{name}_right"] = _place(_project(box, right, dims), _project(bounds, right, dims))
             # Geometric mean of the edges' shares: comparable between an area and a volume.
             f[f"{name}_scale"] = np.log(_sizes(box, dims) / _sizes(bounds, dims)).mean(axis=1)
     ones = np.ones(len(s))
@@ -122,12 +124,11 @@ def frame_geometry(
     viewpoints: [F, 3], the sensor's position in each frame.
     """
     out = np.zeros((*seen.shape, len(GEOMETRY_NAMES)), dtype=np.float32)
-    for frame in range(seen.shape[1]):
-        rows = np.flatnonzero(seen[:, frame])
-        if rows.size:
-            view = None if viewpoints is None else viewpoints[frame]
-            s, o = subject_boxes[rows, frame], object_boxes[rows, frame]
-            out[rows, frame] = relative_geometry(s, o, 3, viewpoint=view, extent=extent)
+    # All frames in one go: with a few hundred pairs, numpy's calls take longer than its arithmetic.
+    rows, frames = np.nonzero(seen)
+    views = None if viewpoints is None else viewpoints[frames]
+    s, o = subject_boxes[rows, frames], object_boxes[rows, frames]
+    out[rows, frames] = relative_geometry(s, o, 3, viewpoint=views, extent=extent)
     return out
 
 
@@ -241,7 +242,7 @@ def _view_axes(s: Float64, o: Float64, dims: int, viewpoint: Float64 | None) -> 
         right = np.broadcast_to([1.0, 0.0], (len(s), 2))
         return right, right
     middle = (s[:, :2] + s[:, 3:5] + o[:, :2] + o[:, 3:5]) / 4
-    away = middle - np.asarray(viewpoint, dtype=np.float64)[:2]
+    away = middle - np.asarray(viewpoint, dtype=np.float64)[..., :2]
     length = np.linalg.norm(away, axis=1, keepdims=True)
     # A viewer inside the pair has no direction to it; the frame's x axis (forward) stands in.
     away = np.where(length > 1e-6, away / np.maximum(length, 1e-12), [1.0, 0.0])

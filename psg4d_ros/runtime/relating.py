@@ -10,7 +10,7 @@ import torch
 from psg4d_ros.config import InferenceConfig
 from psg4d_ros.model.chain import DescribedObject, SceneChain, Turn1, Turn2
 from psg4d_ros.model.features import FrameFeatures
-from psg4d_ros.model.geometry import frame_geometry, motion_features, nearest_pairs, relative_geometry
+from psg4d_ros.model.geometry import frame_geometry, motion_features, nearest_pairs
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.model.relation_head import RelationOutput, decode_spans
@@ -87,10 +87,19 @@ def describe_pairs(pairs: Int64, boxes: Float64, window: Window, centers: torch.
     viewpoints = np.stack([f.T_core_sensor[:3, 3] - window.origin for f in window.frames])
     extent = torch.cat([centers.amin(0), centers.amax(0)]).double().cpu().numpy()
     times_s = np.array([(f.stamp_ns - window.newest.stamp_ns) * 1e-9 for f in window.frames])
+    # The last boxes seen are one more frame, seen from where the newest was taken.
+    with_last = np.concatenate([boxes, newest[:, None]], axis=1)
+    geometry = frame_geometry(
+        with_last[subject],
+        with_last[object_],
+        np.pad(seen, ((0, 0), (0, 1)), constant_values=True),
+        viewpoints=np.concatenate([viewpoints, viewpoints[-1:]]),
+        extent=extent,
+    )
     return PairInputs(
         pairs=pairs,
-        geometry=relative_geometry(newest[subject], newest[object_], viewpoint=viewpoints[-1], extent=extent),
-        per_frame=frame_geometry(boxes[subject], boxes[object_], seen, viewpoints=viewpoints, extent=extent),
+        geometry=geometry[:, -1],
+        per_frame=geometry[:, :-1],
         motion=motion_features(boxes[subject], boxes[object_], seen, times_s),
         seen=seen,
         times_s=times_s,
