@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from psg4d_ros.config import InferenceConfig
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
-from psg4d_ros.runtime.panoptic import segment
+from psg4d_ros.runtime.panoptic import claim_voxels, segment
 
 SURE, NO = 8.0, -8.0
 
@@ -64,6 +64,36 @@ def test_of_slots_that_share_one_object_evenly_the_surest_stays():
     found = segment(output(masks, [2.0, 2.1, 2.0]), [frame(3, [0, 1, 2])], config(min_kept=0.5))
     assert found.slots.tolist() == [1]
     assert found.point_instance[0].tolist() == [1, 1, 1]
+
+
+def slots_in_order_of_sureness(
+    held: np.ndarray, certainty: np.ndarray, sureness: np.ndarray, least: float
+) -> list[int]:
+    """One slot after another, as the rule is told: rows that stay, of masks bool[P, V]."""
+    claim = np.where(held, certainty, 0.0)
+    owner, best = claim.argmax(0), claim.max(0)
+    size = held.sum(1)
+    stays = [bool(((owner == i) & (best > 0)).sum() >= least * size[i]) for i in range(len(held))]
+    taken = held[stays].any(0)
+    for i in np.argsort(-sureness, kind="stable"):
+        if not stays[i] and (held[i] & ~taken).sum() >= least * size[i]:
+            stays[i], taken = True, taken | held[i]
+    return np.flatnonzero(stays).tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), slots=st.integers(1, 9), voxels=st.integers(1, 12), least=st.sampled_from([0.5, 1.0])
+)
+def test_dropped_slots_are_asked_one_after_another_whether_enough_is_left_to_them(seed, slots, voxels, least):
+    """Masks that hold half of all voxels each: most are dropped, and who comes back depends on who came before."""
+    rng = np.random.default_rng(seed)
+    masks = rng.choice([-1.0, 1.0, 2.0], (slots, voxels)).astype(np.float32)
+    said = output(masks.tolist(), rng.choice([0.5, 1.0, 2.0], slots).tolist())
+    sureness = said.presence_logits.sigmoid()
+    certainty = (said.mask_logits.sigmoid() * sureness[:, None]).numpy()
+    expected = slots_in_order_of_sureness(masks > 0, certainty, sureness.numpy(), least)
+    assert claim_voxels(said, config(min_kept=least))[0].tolist() == expected
 
 
 def test_small_instances_are_dropped_and_the_rest_renumbered():

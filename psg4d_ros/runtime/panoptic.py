@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from psg4d_ros.config import InferenceConfig
 from psg4d_ros.model.box_head import box_volumes
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
-from psg4d_ros.structures import Float64, Int32
+from psg4d_ros.structures import Float32, Float64, Int32, Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,10 @@ class Segmentation:
 
 
 def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceConfig) -> Segmentation:
-    """Give each voxel to the present slot with the highest presence x mask probability, then drop small instances."""
+    """Give each voxel to the present slot with the highest presence x mask probability, then drop small instances.
+
+    All frames at once, and what the CPU has to know is read in one go: a GPU waits for each question.
+    """
     counts = [len(f.fine) for f in frames]
     presence = output.presence_logits.float().sigmoid()
     if sum(counts) == 0:
@@ -39,18 +43,25 @@ def segment(output: MaskOutput, frames: list[FrameFeatures], config: InferenceCo
     slots, voxel_owner = claim_voxels(output, config)
     if len(slots) == 0:
         return _nothing(frames, presence)
-    per_frame = voxel_owner.split(counts)
-    point_owner = [_points_of(labels, f.point_voxel) for labels, f in zip(per_frame, frames, strict=True)]
-    sizes = torch.stack([torch.bincount(p, minlength=len(slots) + 1) for p in point_owner]).sum(0)
-    keep = torch.nonzero(sizes[1:] >= config.min_points).flatten()
-    renumber = torch.zeros(len(slots) + 1, dtype=torch.int64, device=slots.device)
-    renumber[keep + 1] = torch.arange(1, len(keep) + 1, device=slots.device)
-    boxes = np.stack(
-        [label_boxes(renumber[labels], f.fine_centers, len(keep)) for labels, f in zip(per_frame, frames, strict=True)],
-        axis=1,
+    rows = len(slots) + 1
+    point_owner = _points_of(voxel_owner, frames)
+    sizes = _count(point_owner, torch.ones_like(point_owner), rows)
+    frame_of_voxel = _repeated(range(len(frames)), counts, voxel_owner.device)
+    bounds = _bounds(
+        frame_of_voxel * rows + voxel_owner, torch.cat([f.fine_centers for f in frames]), len(frames) * rows
     )
-    labels = tuple(renumber[p].to("cpu", torch.int32).numpy() for p in point_owner)
-    return Segmentation(slots[keep], presence[slots[keep]], labels, boxes)
+    # One copy from the device for all three.
+    known = torch.cat([sizes.int(), bounds.view(torch.int32).flatten(), point_owner.int()]).cpu().numpy()
+    sizes_np, bounds_np, labels = np.split(known, [rows, rows + bounds.numel()])
+    keep = np.flatnonzero(sizes_np[1:] >= config.min_points)
+    if len(keep) < len(slots):
+        renumber = np.zeros(rows, np.int32)
+        renumber[keep + 1] = np.arange(1, len(keep) + 1)
+        labels = renumber[labels]
+        slots = slots[torch.from_numpy(keep).to(slots.device)]
+    boxes = _boxes(bounds_np.view(np.float32)).reshape(len(frames), rows, 6).swapaxes(0, 1)[keep + 1]
+    ends = np.cumsum([len(f.point_voxel) for f in frames])
+    return Segmentation(slots, presence[slots], tuple(np.split(labels, ends[:-1])), boxes)
 
 
 def claim_voxels(output: MaskOutput, config: InferenceConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,27 +75,52 @@ def claim_voxels(output: MaskOutput, config: InferenceConfig) -> tuple[torch.Ten
     slots = torch.nonzero(presence >= config.presence_threshold).flatten()
     if len(slots) == 0:
         return slots, torch.zeros(output.mask_logits.shape[1], dtype=torch.int64, device=presence.device)
+    present = presence[slots]
     mask_prob = output.mask_logits[slots].float().sigmoid()
-    certainty = mask_prob * presence[slots, None]
+    certainty = mask_prob * present[:, None]
     if output.boxes is not None:
-        certainty = _smallest_first(box_volumes(output.boxes[slots]), presence[slots])[:, None].expand_as(mask_prob)
+        certainty = _smallest_first(box_volumes(output.boxes[slots]), present)[:, None].expand_as(mask_prob)
     held = mask_prob >= config.mask_threshold
-    claim = torch.where(held, certainty, torch.zeros(()).to(mask_prob))
+    claim = certainty.masked_fill(~held, 0.0)
     best, owner = claim.max(0)
     if output.boxes is None:
         # A slot that lost most of its mask to surer ones had found what they found: what is left to it are crumbs.
-        left = torch.bincount(owner[best > 0], minlength=len(slots))
-        kept = left >= config.min_kept * held.sum(1)
-        taken = held[kept].any(0)
-        for slot in presence[slots].argsort(descending=True, stable=True).tolist():
+        kept = _worth_keeping(held, _count(owner, best > 0, len(slots)), present, config.min_kept)
+        if len(kept) < len(slots):
+            rows = torch.from_numpy(kept).to(slots.device)
+            slots, claim = slots[rows], claim[rows]
+            if len(slots) == 0:
+                return slots, torch.zeros_like(owner)
+            best, owner = claim.max(0)
+    return slots, (owner + 1).masked_fill(best <= 0, 0)
+
+
+def _worth_keeping(held: torch.Tensor, left: torch.Tensor, presence: torch.Tensor, min_kept: float) -> Int64:
+    """The rows, ascending, that keep ``min_kept`` of their masks; and, the surest first, those that would keep as much
+    of what none of the rows before them holds.
+
+    held: bool[P, V]. left: int64[P], how many voxels each keeps. presence: float32[P].
+    """
+    needed = min_kept * held.sum(1)
+    enough = left >= needed
+    free = held & ~(held & enough[:, None]).any(0)
+    # The rest is decided on the CPU: a GPU would be asked, and waited for, once for every row. Voxels are fewer than
+    # 2^24, so that float32 counts them exactly.
+    table = torch.stack([enough.float(), needed, free.sum(1).float(), presence]).cpu().numpy()
+    kept, needed_np, available, sureness = table[0] > 0, *table[1:]
+    # What is free only ever becomes less: most rows are out already, and one alone is in.
+    doubtful = np.flatnonzero(~kept & (available >= needed_np))
+    if len(doubtful) == 1:
+        kept[doubtful] = True
+    elif len(doubtful):
+        masks = free[torch.from_numpy(doubtful).to(free.device)].cpu().numpy()
+        untaken = np.ones(masks.shape[1], bool)
+        for i in np.argsort(-sureness[doubtful], kind="stable"):
             # Several that share one object evenly must not all go: the surest of them stays.
-            if not kept[slot] and (held[slot] & ~taken).sum() >= config.min_kept * held[slot].sum():
-                kept[slot], taken = True, taken | held[slot]
-        slots, claim = slots[kept], claim[kept]
-        if len(slots) == 0:
-            return slots, torch.zeros_like(owner)
-        best, owner = claim.max(0)
-    return slots, torch.where(best > 0, owner + 1, torch.zeros_like(owner))
+            if np.count_nonzero(masks[i] & untaken) >= needed_np[doubtful[i]]:
+                kept[doubtful[i]] = True
+                untaken &= ~masks[i]
+    return np.flatnonzero(kept)
 
 
 def _smallest_first(volume: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
@@ -102,20 +138,44 @@ def _nothing(frames: list[FrameFeatures], presence: torch.Tensor) -> Segmentatio
     return Segmentation(none, presence[none], labels, np.zeros((0, len(frames), 6)))
 
 
-def _points_of(voxel_labels: torch.Tensor, point_voxel: torch.Tensor) -> torch.Tensor:
-    """Labels of points from those of their voxels; points without a voxel (-1) get 0."""
-    if len(voxel_labels) == 0:
-        return torch.zeros_like(point_voxel)
-    return torch.where(point_voxel >= 0, voxel_labels[point_voxel.clamp(min=0)], torch.zeros_like(point_voxel))
+def _points_of(voxel_owner: torch.Tensor, frames: list[FrameFeatures]) -> torch.Tensor:
+    """int64[N]: owners of the points of all frames from those of the frames' voxels; of points without one (-1) 0."""
+    voxels, points = [len(f.fine) for f in frames], [len(f.point_voxel) for f in frames]
+    # Row 0 is nobody's: every point has a row to look at, also in a frame without voxels.
+    owners = torch.cat([voxel_owner.new_zeros(1), voxel_owner])
+    point_voxel = torch.cat([f.point_voxel for f in frames])
+    first = _repeated((np.cumsum(voxels) - voxels + 1).tolist(), points, voxel_owner.device)
+    return owners[(point_voxel + first).masked_fill_(point_voxel < 0, 0)]
+
+
+def _repeated(values: Sequence[int], times: Sequence[int], device: torch.device) -> torch.Tensor:
+    """int64[sum of times]: each value so many times."""
+    table = torch.tensor([list(values), list(times)]).to(device)
+    return torch.repeat_interleave(table[0], table[1], output_size=sum(times))
+
+
+def _count(labels: torch.Tensor, counts: torch.Tensor, rows: int) -> torch.Tensor:
+    """int64[rows]: the sum of ``counts`` [n] of each label; a bincount would make a GPU wait, twice."""
+    return torch.zeros(rows, dtype=torch.int64, device=labels.device).scatter_add_(0, labels, counts.long())
 
 
 def label_boxes(labels: torch.Tensor, centers: torch.Tensor, count: int) -> Float64:
     """float64[count, 6] bounds of the ``centers`` [n, 3] of labels 1..count; NaN for labels that none has."""
-    index = labels[:, None].expand(-1, 3)
-    bounds = [
-        torch.full((count + 1, 3), fill, device=centers.device).scatter_reduce(0, index, centers.float(), reduce)
-        for fill, reduce in ((float("inf"), "amin"), (float("-inf"), "amax"))
-    ]
-    boxes = torch.cat(bounds, dim=1)[1:].double().cpu().numpy()
+    return _boxes(_bounds(labels, centers, count + 1).cpu().numpy())[1:]
+
+
+def _bounds(labels: torch.Tensor, centers: torch.Tensor, rows: int) -> torch.Tensor:
+    """float32[rows, 6]: the least coordinates of each label, and the least of the negative ones; inf where there are
+    none. One pass for both ends."""
+    both = torch.cat([centers, -centers], dim=1).float()
+    return torch.full((rows, 6), float("inf"), device=centers.device).scatter_reduce_(
+        0, labels[:, None].expand(-1, 6), both, "amin"
+    )
+
+
+def _boxes(bounds: Float32) -> Float64:
+    """float64[rows, 6] (min xyz, max xyz) of flat or [rows, 6] ``_bounds``; NaN where there are none."""
+    boxes = bounds.reshape(-1, 6).astype(np.float64)
+    boxes[:, 3:] *= -1
     boxes[~np.isfinite(boxes).all(axis=1)] = np.nan
     return boxes
