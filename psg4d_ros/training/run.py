@@ -332,8 +332,11 @@ def _write_tiny_language_model(folder: Path, seed: int) -> None:
 
 
 def _hardware(device: torch.device, cores: int, processes: int) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return f"{processes} x {name}, {cores} CPU cores, torch {torch.__version__}"
+    machine = f"{processes} x {platform.machine()}"
+    if device.type == "cuda":
+        gpus = min(processes, torch.cuda.device_count())
+        machine = f"{gpus} x {torch.cuda.get_device_name(device)}, {processes} processes"
+    return f"{machine}, {cores} CPU cores, torch {torch.__version__}"
 
 
 def _pair(size: tuple[int, ...]) -> tuple[int, int] | None:
