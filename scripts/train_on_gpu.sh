@@ -5,8 +5,10 @@
 #
 # Stopped at any moment, also by a time limit, the same command goes on where it was. At the end OUT/result.tar.gz holds
 # the checkpoint, the curves and the tables. By environment variables, with their defaults:
-#   MINUTES=16       of training, simulation of its scenes included; all together stays below 25 on an H100
+#   MINUTES=16       of training, simulation of its scenes included; the evaluations come on top
 #   RECIPE=all       of config/train_RECIPE.yaml
+#   PROCESSES=4      that train, by torchrun: they share one GPU, each with 8 windows of a step; 1 where there is no CUDA.
+#                    Batches of images (64) are shared out, so 1, 2, 4, 8, ...
 #   SEED=0
 #   LIMIT=12         scenes of split test that are evaluated
 #   SETTINGS="SGDet PredCls"
@@ -15,6 +17,9 @@
 #                    pip download -r requirements/core.in -r requirements/sim.in -r requirements/train.in --no-deps
 #                    pip download -r requirements/no-deps.txt --no-deps
 #   PYTHON=python3
+#
+# What was run of it: on a CPU all of it (docs/training.md says how), on an H100 only its command of training, by hand,
+# stages 2 and 3 with four processes, other frames and fewer minutes.
 set -euo pipefail
 if [ $# -ne 1 ]; then
     echo "usage: $0 OUT" >&2
@@ -36,7 +41,17 @@ fi
 
 psg4d() { "$python" -m psg4d_ros.cli "$@"; }
 
-psg4d train "${RECIPE:-all}" --out "$out/run" --minutes "${MINUTES:-16}" --seed "${SEED:-0}" --resume --json "$out/train.json"
+processes=${PROCESSES:-$("$python" -c 'import torch; print(4 if torch.cuda.is_available() else 1)')}
+train=("$python")
+batches=()
+if [ "$processes" -gt 1 ]; then
+    train+=(-m torch.distributed.run --nproc_per_node "$processes")
+    for stage in stage2_geometry stage3_joint; do
+        batches+=(--set "$stage.batch=$((8 * processes))")
+    done
+fi
+"${train[@]}" -m psg4d_ros.cli train "${RECIPE:-all}" --out "$out/run" --minutes "${MINUTES:-16}" --seed "${SEED:-0}" \
+    "${batches[@]}" --resume --json "$out/train.json"
 for setting in ${SETTINGS:-SGDet PredCls}; do
     for method in model frequency rules; do
         table=$out/eval_${setting}_$method
