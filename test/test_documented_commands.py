@@ -29,9 +29,10 @@ DOCUMENTS = [
 # Documented commands that run here, in this order and in one folder, each with arguments that make it small.
 # Others run in tests of their own: make demo (psg4d demo) in test_cli.py, train in test_train_smoke.py, bench in
 # test_bench.py, export in test_export.py, check --dataset in test_psg4d_dataset.py, eval of the model and of boxes in
-# test_eval_command.py, benchmarks/ablations.py in test_ablations.py; of replay --live in test_replay_live.py, --workers
-# and --ray in test_replay_many.py, --report in test_cli.py, the rest in test_replay_evaluation.py. make test is
-# what .ci/run calls; ros2 launch and colcon build run in test_launch.py and test_package.py where they are installed.
+# test_eval_command.py, benchmarks in test_ablations.py and test_benchmarks.py; of replay --live in
+# test_replay_live.py, --workers and --ray in test_replay_many.py, --report in test_cli.py, the rest in
+# test_replay_evaluation.py. make test is what .ci/run calls; ros2 launch and colcon build run in test_launch.py and
+# test_package.py where they are installed.
 SMALL = "--set window.num_frames=2 --set inference.threads=1 --quiet"
 RUN = {
     "psg4d check": "",
