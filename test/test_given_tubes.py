@@ -56,7 +56,7 @@ def test_the_given_labels_are_in_the_text_that_turn_2_reads(make_predictor, spy)
     window, given = scene(objects=(GivenObject(3, "zither"), PERSON, CUP))
     predictor.predict(window, given)
     word = predictor.model.language_model.encode(" zither")
-    texts = [list(call.ids) for call in read if not isinstance(call.ids, torch.Tensor)]
+    texts = [torch.as_tensor(call.ids).tolist() for call in read]
     assert any(text[i : i + len(word)] == word for text in texts for i in range(len(text)))
 
 

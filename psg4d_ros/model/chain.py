@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ from torch.nn.functional import pad
 from psg4d_ros.model.label_head import LabelHead
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel, visibility_bias
 from psg4d_ros.model.projector import Projector
-from psg4d_ros.model.prompt import NO_LIST, DescribedObject, list_text, prefix
+from psg4d_ros.model.prompt import NO_LIST, DescribedObject, ListText, list_text, prefix
 from psg4d_ros.model.proposals import of_slots
+from psg4d_ros.model.transfer import move_together
 
 __all__ = ["Branches", "DescribedObject", "PairQuestion", "Read", "SceneChain", "Turn1", "Turn2"]
 
@@ -293,15 +294,13 @@ class SceneChain(nn.Module):
             empty = torch.zeros(0, before, dtype=torch.bool, device=device)
             nowhere = empty.new_zeros(0, dtype=torch.int64)
             return [Turn2(t.slot_hidden[:0], t.cache.crop(before), empty, nowhere) for t in turn1s]
-        # Built on the CPU, moved once.
+        # Built on the CPU, moved in one go.
         visible = torch.zeros(len(packs), words + rows, before + words + rows, dtype=torch.bool)
         visible[:, :, :before] = True
         visible[:, :, before:] = torch.eye(words + rows, dtype=torch.bool)
         positions = torch.full((len(packs), words + rows), start)
-        inputs: list[Tensor] = []
+        parts = [visible, positions]
         for sees, where, pack, pack_texts in zip(visible, positions, packs, texts, strict=True):
-            lists: list[Tensor] = []
-            pairs: list[Tensor] = []
             word, row = 0, words
             for question, text in zip(pack, pack_texts, strict=True):
                 length, count = len(text.ids), len(question.pairs)
@@ -310,12 +309,22 @@ class SceneChain(nn.Module):
                 sees[row : row + count, own] = True
                 where[word : word + length] = torch.arange(start, start + length)
                 where[row : row + count] = start + length
-                lists.append(self._list_inputs(question, text.ids, text.entries))
-                labels = self.pair_labels([o.label for o in question.objects])
-                pairs.append(self.pair_embedding(question, labels))
+                parts += [*_as_tensors(text), question.pairs, question.geometry]
+                parts += [] if question.motion is None else [question.motion]
                 word, row = word + length, row + count
+        moved = iter(move_together(parts, device))
+        visible, positions = next(moved), next(moved)
+        inputs: list[Tensor] = []
+        for pack in packs:
+            lists: list[Tensor] = []
+            pairs: list[Tensor] = []
+            for question in pack:
+                lists.append(self._list_inputs(question.slot_states, next(moved), next(moved), next(moved)))
+                asked = replace(question, pairs=next(moved), geometry=next(moved))
+                if question.motion is not None:
+                    asked = replace(asked, motion=next(moved))
+                pairs.append(self.pair_embedding(asked, self.pair_labels([o.label for o in question.objects])))
             inputs.append(torch.cat([_padded(lists, words), _padded(pairs, rows)]))
-        visible, positions = visible.to(device), positions.to(device)
         past = _side_by_side([t.cache.crop(before) for t in turn1s])
         hidden, cache = self._read(torch.stack(inputs), visibility_bias(visible)[:, None], positions, past)
         answers = []
@@ -331,16 +340,21 @@ class SceneChain(nn.Module):
             )
         return answers
 
-    def _list_inputs(
-        self, question: PairQuestion, ids: tuple[int, ...], entries: tuple[tuple[int, ...], ...]
-    ) -> Tensor:
+    def _list_inputs(self, slot_states: Tensor | None, ids: Tensor, where: Tensor, whose: Tensor) -> Tensor:
+        """[L, H] of a list (see ``_as_tensors``) of P objects. slot_states: [P, d], or None."""
         x = self.language_model.embed(ids)
-        if question.slot_states is None or not entries:
+        if slot_states is None or not len(where):
             return x
-        marks = self.entry_gate * self.entry_state(question.slot_states.to(x))
-        where = torch.tensor([i for entry in entries for i in entry], device=x.device)
-        whose = torch.tensor([k for k, entry in enumerate(entries) for _ in entry], device=x.device)
+        marks = self.entry_gate * self.entry_state(slot_states.to(x))
         return x.index_add(0, where, marks[whose].to(x.dtype))
+
+
+def _as_tensors(text: ListText) -> tuple[Tensor, Tensor, Tensor]:
+    """int64[L] token ids; int64[E] which of them are entries' numbers, and of which object each."""
+    where = [i for entry in text.entries for i in entry]
+    whose = [k for k, entry in enumerate(text.entries) for _ in entry]
+    ids, where_, whose_ = (torch.tensor(x, dtype=torch.int64) for x in (text.ids, where, whose))
+    return ids, where_, whose_
 
 
 def _common_length(turn1s: Sequence[Turn1], packs: Sequence[Sequence[PairQuestion]]) -> int:

@@ -44,6 +44,8 @@ class RelationHead(nn.Module):
     alone when the language model is off. Motion enters through a gate that starts at zero (as stage 1 never sees any).
     """
 
+    waves: Tensor
+
     def __init__(
         self, hidden_size: int, num_geometry: int, num_motion: int = 0, dim: int = 256, prior: float = 0.1
     ) -> None:
@@ -64,6 +66,8 @@ class RelationHead(nn.Module):
         self.frame_geometry = nn.Linear(num_geometry + 1 + 2 * len(_PERIODS_S), dim)
         self.frame_query = nn.Sequential(nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.frame_prior = nn.Linear(hidden_size, 1)
+        # Radians per second; lies where the weights lie, or each call would copy it there.
+        self.register_buffer("waves", 2 * torch.pi / torch.tensor(_PERIODS_S), persistent=False)
         self._dim = dim
         # The language model's part starts at zero: at first it neither helps nor harms what is known without it.
         nn.init.zeros_(self.from_hidden.weight)
@@ -97,17 +101,16 @@ class RelationHead(nn.Module):
         logits = state @ keys.T + self.prior(predicates).T
         if frame_geometry is None or times_s is None:
             return RelationOutput(logits, None)
-        times = _time_encoding(times_s).expand(len(state), -1, -1)
+        times = self._time_encoding(times_s).expand(len(state), -1, -1)
         frames = self.frame_geometry(torch.cat([frame_geometry, times], dim=2))
         queries = self.frame_query(self.frame_state(state)[:, None] + frames)
         activity = queries @ keys.T + self.frame_prior(predicates).T
         return RelationOutput(logits, activity.transpose(1, 2))
 
-
-def _time_encoding(times_s: Tensor) -> Tensor:
-    """[*, F] seconds <= 0 -> [*, F, 1 + 2 * periods]: the time itself and waves of half a second to eight."""
-    waves = times_s[..., None] * (2 * torch.pi / torch.tensor(_PERIODS_S, device=times_s.device))
-    return torch.cat([times_s[..., None], waves.sin(), waves.cos()], dim=-1)
+    def _time_encoding(self, times_s: Tensor) -> Tensor:
+        """[*, F] seconds <= 0 -> [*, F, 1 + 2 * periods]: the time itself and waves of half a second to eight."""
+        waves = times_s[..., None] * self.waves
+        return torch.cat([times_s[..., None], waves.sin(), waves.cos()], dim=-1)
 
 
 def decode_spans(
@@ -132,14 +135,14 @@ def decode_spans(
     active = level >= activity_threshold
     silent = np.flatnonzero(~active.any(axis=1))
     active[silent, level[silent].argmax(axis=1)] = True
-    edges = np.diff(active.astype(np.int8), axis=1, prepend=0, append=0)
-    row, start = np.nonzero(edges == 1)
-    _, end = np.nonzero(edges == -1)
-    sums = np.concatenate([np.zeros((len(level), 1)), np.cumsum(np.where(active, level, 0.0), axis=1)], axis=1)
+    before = np.pad(active, ((0, 0), (1, 1)))
+    row, start = np.nonzero(before[:, 1:] & ~before[:, :-1])
+    end = np.nonzero(before[:, :-1] & ~before[:, 1:])[1]
+    sums = np.zeros((len(level), level.shape[1] + 1))
+    np.cumsum(np.where(active, level, 0.0), axis=1, out=sums[:, 1:])
     score = probabilities[pair[row], predicate[row]] * (sums[row, end] - sums[row, start]) / np.maximum(end - start, 1)
     keep = np.flatnonzero(score >= threshold)
     order = keep[np.argsort(-score[keep], kind="stable")][:max_relations]
-    return [
-        RelationSpan(int(pair[row[i]]), int(predicate[row[i]]), int(start[i]), int(end[i]), float(score[i]))
-        for i in order
-    ]
+    best = row[order]
+    columns = (pair[best], predicate[best], start[order], end[order], score[order])
+    return [RelationSpan(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]

@@ -150,7 +150,7 @@ def _points_of(voxel_owner: torch.Tensor, frames: list[FrameFeatures]) -> torch.
 
 def _repeated(values: Sequence[int], times: Sequence[int], device: torch.device) -> torch.Tensor:
     """int64[sum of times]: each value so many times."""
-    table = torch.tensor([list(values), list(times)]).to(device)
+    table = torch.tensor([list(values), list(times)]).to(device, non_blocking=True)
     return torch.repeat_interleave(table[0], table[1], output_size=sum(times))
 
 

@@ -14,6 +14,7 @@ from psg4d_ros.model.geometry import frame_geometry, motion_features, nearest_pa
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.model.relation_head import RelationOutput, decode_spans
+from psg4d_ros.model.transfer import move_together
 from psg4d_ros.runtime.panoptic import Segmentation
 from psg4d_ros.structures import Float32, Float64, InstancePrediction, Int64, RelationPrediction, Window
 from psg4d_ros.vocabulary import Vocabulary
@@ -85,7 +86,7 @@ def describe_pairs(pairs: Int64, boxes: Float64, window: Window, centers: torch.
     newest, visible = last_boxes(boxes), np.isfinite(boxes[:, :, 0])
     seen = visible[subject] & visible[object_]
     viewpoints = np.stack([f.T_core_sensor[:3, 3] - window.origin for f in window.frames])
-    extent = torch.cat([centers.amin(0), centers.amax(0)]).double().cpu().numpy()
+    extent = torch.cat(torch.aminmax(centers, dim=0)).cpu().numpy().astype(np.float64)
     times_s = np.array([(f.stamp_ns - window.newest.stamp_ns) * 1e-9 for f in window.frames])
     # The last boxes seen are one more frame, seen from where the newest was taken.
     with_last = np.concatenate([boxes, newest[:, None]], axis=1)
@@ -155,15 +156,18 @@ def score_relations(
         return ()
     answer = _answer(model, instances, turn2, inputs, vocabulary)
     assert answer.activity_logits is not None
-    probability = answer.logits.float().sigmoid().cpu().numpy()
-    activity = answer.activity_logits.float().sigmoid().cpu().numpy()
+    # Both in one copy from the device.
+    both = torch.cat([answer.logits.flatten(), answer.activity_logits.flatten()]).float().sigmoid().cpu().numpy()
+    probability = both[: answer.logits.numel()].reshape(answer.logits.shape)
+    activity = both[answer.logits.numel() :].reshape(answer.activity_logits.shape)
     spans = decode_spans(probability, activity, inputs.seen, config.relation_threshold, config.max_relations)
+    pairs = inputs.pairs.tolist()
     return tuple(
         RelationPrediction(
-            subject=int(inputs.pairs[s.pair, 0]),
+            subject=pairs[s.pair][0],
             predicate=vocabulary.predicates[s.predicate],
             predicate_id=vocabulary.predicate_id(vocabulary.predicates[s.predicate]),
-            object=int(inputs.pairs[s.pair, 1]),
+            object=pairs[s.pair][1],
             score=s.score,
             start_frame=s.start,
             end_frame=s.end,
@@ -183,18 +187,19 @@ def _answer(
 ) -> RelationOutput:
     """What the relation head says of the pairs; frames: also when."""
     labels = model.chain.pair_labels([i.label for i in instances])
-    pairs = torch.from_numpy(inputs.pairs).to(labels.device)
-
-    def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.float32)).to(labels.device)
-
+    measured = [
+        inputs.geometry,
+        inputs.motion,
+        *([inputs.per_frame, inputs.times_s.astype(np.float32)] if frames else []),
+    ]
+    tables = [torch.from_numpy(x) for x in (inputs.pairs, *measured)]
+    pairs, geometry, motion, *per_frame = move_together(tables, labels.device)
     return model.relation_head(
         None if turn2 is None else turn2.pair_hidden,
         labels[pairs[:, 0]],
         labels[pairs[:, 1]],
-        tensor(inputs.geometry),
+        geometry,
         model.language_model.phrase_embeddings(vocabulary.predicates),
-        tensor(inputs.motion),
-        tensor(inputs.per_frame) if frames else None,
-        tensor(inputs.times_s) if frames else None,
+        motion,
+        *per_frame,
     )
