@@ -86,7 +86,7 @@ class InferenceConfig:
         low=1,
         high=1000,
     )
-    presence_threshold: float = knob(0.15, "least presence score of an instance", low=0.0, high=1.0)
+    presence_threshold: float = knob(0.1, "least presence score of an instance", low=0.0, high=1.0)
     mask_threshold: float = knob(0.5, "least mask probability of a point in an instance", low=0.0, high=1.0)
     min_kept: float = knob(
         0.5, "an instance that keeps less than this part of its mask against surer ones is dropped", low=0.0, high=1.0
