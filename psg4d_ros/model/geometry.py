@@ -106,8 +106,8 @@ def relative_geometry(
     f["has_view"], f["has_depth"] = ones * has_view, ones * (has_view and dims == 3)
     f["has_extent"], f["present"] = ones * (bounds is not None), ones
     zeros = np.zeros(len(s))
-    table = np.stack([f.get(name, zeros) for name in GEOMETRY_NAMES], axis=1)
-    return np.clip(table, -LIMIT, LIMIT).astype(np.float32)
+    table = np.stack([f.get(name, zeros) for name in GEOMETRY_NAMES])
+    return np.ascontiguousarray(np.clip(table, -LIMIT, LIMIT, out=table).T, dtype=np.float32)
 
 
 def frame_geometry(
@@ -254,8 +254,13 @@ def _project(boxes: Float64, axis: Float64, dims: int) -> Float64:
     if dims == 2:
         return np.broadcast_to(boxes[:, [0, 2]], (len(axis), 2)) if len(boxes) == 1 else boxes[:, [0, 2]]
     centre, half = (boxes[:, :2] + boxes[:, 3:5]) / 2, (boxes[:, 3:5] - boxes[:, :2]) / 2
-    middle, reach = (centre * axis).sum(axis=1), (half * np.abs(axis)).sum(axis=1)
+    middle, reach = _sum2(centre * axis), _sum2(half * np.abs(axis))
     return np.stack([middle - reach, middle + reach], axis=1)
+
+
+def _sum2(pairs: Float64) -> Float64:
+    """[R] sums of [R, 2]; numpy's own sum over so short an axis takes ten times as long."""
+    return pairs[:, 0] + pairs[:, 1]
 
 
 def _length(interval: Float64) -> Float64:
@@ -286,7 +291,7 @@ def _edges(a: Float64, b: Float64) -> tuple[Float64, Float64]:
 
 
 def _axis(name: str, size: str, a: Float64, b: Float64) -> dict[str, Float64]:
-    offset = (a.sum(axis=1) - b.sum(axis=1)) / 2
+    offset = (_sum2(a) - _sum2(b)) / 2
     union = np.maximum(a[:, 1], b[:, 1]) - np.minimum(a[:, 0], b[:, 0])
     return {
         f"{name}_subject": _symlog(offset / _length(a)),
@@ -298,7 +303,7 @@ def _axis(name: str, size: str, a: Float64, b: Float64) -> dict[str, Float64]:
 
 def _place(interval: Float64, bounds: Float64) -> Float64:
     """Centre of an interval within bounds: -1 at the low end, 1 at the high end."""
-    return (interval.sum(axis=1) - bounds.sum(axis=1)) / _length(bounds)
+    return (_sum2(interval) - _sum2(bounds)) / _length(bounds)
 
 
 def _space(s: Float64, o: Float64, dims: int) -> dict[str, Float64]:
