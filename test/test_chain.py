@@ -10,7 +10,7 @@ from opened import open_language_model
 
 from psg4d_ros.config import LanguageModelConfig
 from psg4d_ros.errors import ConfigError
-from psg4d_ros.model.chain import DescribedObject, PairQuestion, SceneChain, _as_tensors
+from psg4d_ros.model.chain import DescribedObject, PairQuestion, SceneChain, as_tensors
 from psg4d_ros.model.generate import answer_log_probs
 from psg4d_ros.model.language_model import LanguageModel, tiny_language_model, visibility_bias
 from psg4d_ros.model.prompt import list_text, prefix
@@ -71,7 +71,7 @@ def one_pass_with_joint_mask(chain, scene_tokens, **kw):
     kinds += ["slot"] * Q + ["list"] * len(text.ids) + ["pair"] * len(PAIRS)
     question = PairQuestion(OBJECTS, PAIRS, **kw)
     phrases = lm.phrase_embeddings([o.label for o in OBJECTS])
-    words = chain._list_inputs(question.slot_states, *_as_tensors(text))
+    words = chain._list_inputs(question.slot_states, *as_tensors(text))
     before = [lm.embed(around.head), scene_tokens, lm.embed(around.tail), chain.slot_tokens()]
     x = torch.cat([*before, words, chain.pair_embedding(question, phrases)])
 

@@ -309,7 +309,7 @@ class SceneChain(nn.Module):
                 sees[row : row + count, own] = True
                 where[word : word + length] = torch.arange(start, start + length)
                 where[row : row + count] = start + length
-                parts += [*_as_tensors(text), question.pairs, question.geometry]
+                parts += [*as_tensors(text), question.pairs, question.geometry]
                 parts += [] if question.motion is None else [question.motion]
                 word, row = word + length, row + count
         moved = iter(move_together(parts, device))
@@ -341,7 +341,7 @@ class SceneChain(nn.Module):
         return answers
 
     def _list_inputs(self, slot_states: Tensor | None, ids: Tensor, where: Tensor, whose: Tensor) -> Tensor:
-        """[L, H] of a list (see ``_as_tensors``) of P objects. slot_states: [P, d], or None."""
+        """[L, H] of a list (see ``as_tensors``) of P objects. slot_states: [P, d], or None."""
         x = self.language_model.embed(ids)
         if slot_states is None or not len(where):
             return x
@@ -349,7 +349,7 @@ class SceneChain(nn.Module):
         return x.index_add(0, where, marks[whose].to(x.dtype))
 
 
-def _as_tensors(text: ListText) -> tuple[Tensor, Tensor, Tensor]:
+def as_tensors(text: ListText) -> tuple[Tensor, Tensor, Tensor]:
     """int64[L] token ids; int64[E] which of them are entries' numbers, and of which object each."""
     where = [i for entry in text.entries for i in entry]
     whose = [k for k, entry in enumerate(text.entries) for _ in entry]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from psg4d_ros.config import InferenceConfig
-from psg4d_ros.model.chain import Branches, PairQuestion, SceneChain, Turn1, Turn2
+from psg4d_ros.model.chain import Branches, PairQuestion, SceneChain, Turn1, Turn2, as_tensors
 from psg4d_ros.model.generate import Answer, count_outcomes, read_object, read_relation
 from psg4d_ros.model.grammar import Grammar, object_grammar, relation_grammar
 from psg4d_ros.model.language_model import LanguageModel, visibility_bias
@@ -101,7 +101,7 @@ class ReadingChain(SceneChain):
         around = prefix(lm)
         text = list_text(lm, question.objects) if self.chained else NO_LIST
         pair = self.pair_embedding(question, self.pair_labels([o.label for o in question.objects]))
-        listed = self._list_inputs(question, text.ids, text.entries)
+        listed = self._list_inputs(question.slot_states, *(x.to(device) for x in as_tensors(text)))
         inputs = torch.cat([lm.embed(around.head), scene, lm.embed(around.tail), listed, pair])
         head, tokens = len(around.head), len(scene)
         visible = torch.ones(len(inputs), len(inputs), dtype=torch.bool, device=device).tril()
