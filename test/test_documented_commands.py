@@ -49,7 +49,8 @@ def words_of(text: str) -> list[str]:
     text = text.strip().removeprefix("$ ")
     text = re.sub(r"^([A-Z_]+=\S+ +)*(\S*bin/|ros2 run psg4d_ros (?=psg4d ))?", "", text)
     text = re.sub(r"^(torchrun .*|python )-m psg4d_ros\.cli ", "psg4d ", text)
-    if not re.match(r"(psg4d|make|ros2 launch psg4d_ros|ros2 param describe|python (benchmarks|examples)/\S+) ", text):
+    ours = r"(psg4d|make|ros2 launch psg4d_ros|ros2 param describe|python (benchmarks|examples)/\S+)( |$)"
+    if not re.match(ours, text):
         return []
     words = shlex.split(re.sub(r"[][]|(?<=\w)\|\w+", " ", text), comments=True)
     return [PLACEHOLDERS.get(word, word) for word in words]
