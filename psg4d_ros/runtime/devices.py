@@ -8,7 +8,8 @@ from psg4d_ros.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` = the first CUDA device if there is one, else the CPU; otherwise the device named.
+    """``auto`` = the first CUDA device if there is one, else the CPU; otherwise the device named. Attention by cuDNN is
+    off in this process from then on.
 
     Raises ConfigError for a name that is no device, or a device this machine does not have.
     """
