@@ -10,6 +10,7 @@ over the seeds and, after a plus-minus sign, how far the farthest seed is from i
 Of the minutes, six tenths are training; in the rest as many rows are evaluated as there is time for, and what is left
 out is said. Everything is kept in --out, and the same command goes on where it was stopped. ``--processes N`` trains
 and evaluates so many at a time: one GPU serves several, since what they wait for is Python.
+``--without-language-model`` trains and evaluates every row by the path around it, which a CPU can do in an hour.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from psg4d_ros.training.run import CHECKPOINT, RunOptions, train
 
 TRAINING_SHARE = 0.6
 WITHOUT_MODEL = ("inference.use_language_model=false",)
+TRAINED_WITHOUT = tuple(f"{stage}.losses.language_model_share=0" for stage in ("stage2_geometry", "stage3_joint"))
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def evaluate_row(row: Row, seed: int, setting: str, options: argparse.Namespace,
             setting=setting,  # type: ignore[arg-type]
             limit=options.limit,
             checkpoint=options.out / f"{row.recipe}-{seed}" / CHECKPOINT,
-            config=pipeline_config(None, row.settings),
+            config=pipeline_config(None, (*row.settings, *(WITHOUT_MODEL if options.without_language_model else ()))),
         )
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)
@@ -185,9 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", default=names, choices=names, metavar="ROW", help="of the table")
     parser.add_argument("--processes", type=int, default=1, help="trainings and evaluations at a time")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of every recipe")
+    parser.add_argument("--without-language-model", action="store_true", help="every row, in training and evaluation")
     options = parser.parse_args(arguments)
     rows = [row for row in ROWS if row.name in options.rows]
-    recipes = {name: load_recipe(f"ablation_{name}", options.set) for name in dict.fromkeys(r.recipe for r in rows)}
+    changes = (*options.set, *(TRAINED_WITHOUT if options.without_language_model else ()))
+    recipes = {name: load_recipe(f"ablation_{name}", changes) for name in dict.fromkeys(r.recipe for r in rows)}
     options.out.mkdir(parents=True, exist_ok=True)
     # This process starts neither threads nor a GPU, so that others may be forked from it.
     with ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("fork")) as pool:
