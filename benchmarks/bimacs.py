@@ -25,7 +25,7 @@ import torch
 from psg4d_ros.checkpoint import default_checkpoint, load_checkpoint
 from psg4d_ros.data.bimacs import open_bimacs
 from psg4d_ros.data.recording import Recording
-from psg4d_ros.model.geometry import GEOMETRY_NAMES, relative_geometry
+from psg4d_ros.model.geometry import DEPTH_COLUMNS, GEOMETRY_NAMES, relative_geometry
 from psg4d_ros.model.language_model import LanguageModel
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.structures import Float32
@@ -35,7 +35,6 @@ from psg4d_ros.vocabulary import default_vocabulary
 
 AXES = (("left of", "right of"), ("above", "below"), ("in front of", "behind"))
 WORDS = tuple(word for axis in AXES for word in axis)
-DEPTH = [i for i, name in enumerate(GEOMETRY_NAMES) if "away" in name or "depth" in name]
 FRAMES_PER_PASS = 16
 
 
@@ -65,7 +64,7 @@ def question(recording: Recording, number: int) -> ImageItem | None:
 def flat(item: ImageItem) -> ImageItem:
     """As an image shows it."""
     geometry = item.geometry.clone()
-    geometry[:, DEPTH] = 0
+    geometry[:, DEPTH_COLUMNS] = 0
     return replace(item, geometry=geometry)
 
 

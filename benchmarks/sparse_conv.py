@@ -1,10 +1,10 @@
 """The forms of sparse convolution against each other, and against memory: one pass of the default encoder.
 
-``python benchmarks/sparse_conv.py [--voxels 8000] [--rounds 7] [--device cpu|cuda] [--no-grad] [--graph]``. The voxels
-are those of the walls and the floor of a room, 5 cm wide, in the order in which frames bring them. ``table``: gather
-and one product, the form that exports. ``pairs``: the entries of the table only, the form on CPUs. ``triton``: the
-fused kernel, on a GPU. ``spconv``: where one of its wheels is installed. Medians, the building of the form from the
-table included, and ratios.
+``python benchmarks/sparse_conv.py [--voxels 8000] [--rounds 7] [--device cpu|cuda] [--no-grad] [--graph]
+[--probe-mb 512]``. The voxels are those of the walls and the floor of a room, 5 cm wide, in the order in which frames
+bring them. ``table``: gather and one product, the form that exports. ``pairs``: the entries of the table only, the form
+on CPUs. ``triton``: the fused kernel, on a GPU. ``spconv``: where one of its wheels is installed. Medians, the building
+of the form from the table included, and ratios.
 
 Forward and backward pass, or with --no-grad the forward pass alone. On a CPU one thread's processor time, which other
 load on the machine disturbs less; on a GPU time by the clock, and under bfloat16 autocast, as in training. A small pass
@@ -12,7 +12,7 @@ on a GPU takes as long as the host needs to start its kernels: --graph records t
 the form allows it, and holds weights and features in bfloat16.
 
 Floor: inputs, outputs, weights and tables (4 bytes an entry) of each layer once, and again with the gradients in a
-backward pass, at the speed at which the machine copies or reads memory.
+backward pass, at the speed at which the machine copies or reads memory, measured with --probe-mb of it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from psg4d_ros.voxelize import FEATURE_NAMES
 
 VOXEL_M = 0.05
 ROOM_M = 4.0
-PROBE_MB = 512
 
 
 def room(count: int) -> Tensor:
@@ -79,6 +78,7 @@ def main() -> None:
     parser.add_argument("--voxels", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--probe-mb", type=int, default=512, help="what is copied and read to measure the memory, MiB")
     parser.add_argument("--no-grad", action="store_true", help="the forward pass alone")
     parser.add_argument("--graph", action="store_true", help="the forward pass alone, as a CUDA graph")
     options = parser.parse_args()
@@ -145,7 +145,7 @@ def main() -> None:
 
     sparse_encoder.prepare = forms["table"]
     moved = least_bytes(encoder, run, backward)
-    floor_s = moved / measure_rates(device, (), PROBE_MB).bytes_per_s
+    floor_s = moved / measure_rates(device, (), options.probe_mb).bytes_per_s
     passes: dict[str, Callable[[], None]] = {}
     for form in forms:
         sparse_encoder.prepare = forms[form]

@@ -80,7 +80,9 @@ class Mlp(nn.Module):
             x.append(self.words(torch.cat(ids)).flatten(1))
         return self.layers(torch.cat(x, dim=1))
 
-    def forward(self, items: Sequence[ImageItem], generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(
+        self, items: Sequence[ImageItem], generator: torch.Generator, of_step: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         holds = torch.cat([item.holds for item in items])
         target = torch.cat([holds, ~holds.any(dim=1, keepdim=True)], dim=1).float()
         return {"relation": nn.functional.cross_entropy(self.logits(items), target / target.sum(dim=1, keepdim=True))}
