@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from psg4d_ros.cli import main
 from psg4d_ros.config import PipelineConfig, to_dict
@@ -32,7 +33,7 @@ DOCUMENTS = [
 # test_eval_command.py, benchmarks in test_ablations.py and test_benchmarks.py; of replay --live in
 # test_replay_live.py, --workers and --ray in test_replay_many.py, --report in test_cli.py, the rest in
 # test_replay_evaluation.py. make test is what .ci/run calls; ros2 launch and colcon build run in test_launch.py and
-# test_package.py where they are installed.
+# test_package.py where they are installed; ros2 service call and the Python blocks of README in test_readme.py.
 SMALL = "--set window.num_frames=2 --set inference.threads=1 --quiet"
 RUN = {
     "psg4d check": "",
@@ -41,6 +42,7 @@ RUN = {
     "psg4d replay OUT/test_00000 --set coordinates.target_frame=world": SMALL,
     "psg4d replay drive.mcap --json out.json --markdown out.md": SMALL,
 }
+SERVICES = (ROOT / "psg4d_ros/ros/services.py").read_text()
 PLACEHOLDERS = {"HZ": "4", "N": "8"}  # where a number must stand
 
 
@@ -49,10 +51,11 @@ def words_of(text: str) -> list[str]:
     text = text.strip().removeprefix("$ ")
     text = re.sub(r"^([A-Z_]+=\S+ +)*(\S*bin/|ros2 run psg4d_ros (?=psg4d ))?", "", text)
     text = re.sub(r"^(torchrun .*|python )-m psg4d_ros\.cli ", "psg4d ", text)
-    ours = r"(psg4d|make|ros2 launch psg4d_ros|ros2 param describe|python (benchmarks|examples)/\S+)( |$)"
+    ours = r"(psg4d|make|ros2 (launch psg4d_ros|param describe|service call)|python (benchmarks|examples)/\S+)( |$)"
     if not re.match(ours, text):
         return []
-    words = shlex.split(re.sub(r"[][]|(?<=\w)\|\w+", " ", text), comments=True)
+    text = re.sub(r'("[^"]*")|[][]|(?<=\w)\|\w+', lambda found: found[1] or " ", text)
+    words = shlex.split(text, comments=True)
     return [PLACEHOLDERS.get(word, word) for word in words]
 
 
@@ -126,6 +129,11 @@ def check_names(command: str) -> None:
         case "ros2", "param", "describe", _, parameter:
             section, name = parameter.split(".")
             assert name in to_dict(PipelineConfig())[section]
+        case "ros2", "service", "call", service, kind, values:
+            package, folder, name = kind.split("/")
+            assert package == "psg4d_ros" and f'"~/{Path(service).name}"' in SERVICES
+            request = (ROOT / folder / f"{name}.srv").read_text().partition("\n---\n")[0]
+            assert {*yaml.safe_load(values)} <= {*re.findall(r"^\S+ +(\w+)", request, re.MULTILINE)}
         case _:
             raise AssertionError(f"who checks {command}?")
 
@@ -177,14 +185,6 @@ def test_the_cheap_commands_run(start, tiny_checkpoint: Path, tmp_path: Path, mo
             Path("drive.mcap").symlink_to(next(Path("OUT/test_00000").glob("*.mcap")))
     for file in ("OUT/test_00000.png", "out.json", "out.md"):
         assert (tmp_path / file).stat().st_size > 100, file
-
-
-def test_the_python_of_the_readme_runs(tiny_checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    (tmp_path / "readme.py").write_text(code)
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("psg4d_ros.checkpoint.default_checkpoint", lambda: tiny_checkpoint)
-    assert runpy.run_path(str(tmp_path / "readme.py"))["graph"].num_frames == 3
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
