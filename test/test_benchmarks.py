@@ -183,11 +183,11 @@ def test_sparse_conv_compares_the_forms(run, monkeypatch) -> None:
 
 @pytest.fixture(scope="module")
 def takes(tmp_path_factory) -> Path:
-    """Objects one above, beside and before the other; who stands higher stands nearer to the camera."""
-    folder, rng = tmp_path_factory.mktemp("takes"), np.random.default_rng(0)
-    for number in range(3):
-        right, down = (0.3 * rng.permutation(3) for _ in range(2))
-        middles = np.stack([right, down, 2.0 + down], axis=1)
+    """Two takes of three objects; what stands higher stands nearer to the camera in the one, behind in the other."""
+    folder = tmp_path_factory.mktemp("takes")
+    for nearer in (1, -1):
+        right, down = 0.3 * np.array([1, 2, 0]), 0.3 * np.array([0, 1, 2])
+        middles = np.stack([right, down, 2.0 + nearer * down], axis=1)
         fields = ["instance", "class", "certainty", "x0", "y0", "z0", "x1", "y1", "z1"]
         objects = [
             [f"{label}_1", label, 1, *(middle - 0.05).tolist(), *(middle + 0.05).tolist()]
@@ -200,7 +200,7 @@ def takes(tmp_path_factory) -> Path:
             for s in range(3) for o in range(3) if s != o for axis in range(3)
         ]  # fmt: skip
         frames = [{"f": f, "obj": objects, "rel": relations} for f in range(31)]
-        (folder / f"{number}_take.json").write_text(json.dumps({"obj_fields": fields, "frames": frames}))
+        (folder / f"{nearer}_take.json").write_text(json.dumps({"obj_fields": fields, "frames": frames}))
     return folder
 
 
@@ -221,42 +221,52 @@ class TestBimacs:
         return tmp_path / "learnt"
 
     def test_what_boxes_say_is_found_in_them(self, run, takes, tiny_checkpoint, learnt) -> None:
-        arguments = ["--takes", takes, "--every", 30, "--checkpoint", tiny_checkpoint, learnt]
-        lines = run("bimacs.py", *arguments)
-        assert lines[0] == "6 frames, 36 pairs; said of axes: [36, 36, 36]"
+        lines = run("bimacs.py", "--takes", takes, "--every", 30, "--checkpoint", tiny_checkpoint, learnt)
+        models = ("untrained, seed 0", str(tiny_checkpoint), str(learnt))
+        assert lines[0] == "4 frames, 24 pairs; said of axes: [24, 24, 24]"
         heading, *table = rows(lines)
         assert heading[3:] == ["top-1", "left of / right of", "above / below", "in front of / behind"]
         found = {tuple(row[:3]): [float(cell) for cell in row[3:]] for row in table}
         assert found["chance", "", ""] == [50, 50, 50, 50]
         assert found["signs", "", "space"] == [100, 100, 100, 100]
-        # A picture shows what is higher as behind; here it is in front.
-        assert found["signs", "", "flat"] == [100, 100, 100, 0]
+        # A picture shows what is higher as behind, which is so in one of the takes.
+        assert found["signs", "", "flat"] == [100, 100, 100, 50]
         for lm in ("with", "without"):
             assert found[str(learnt), lm, "space"] == [100, 100, 100, 100]
-            for weights in ("untrained, seed 0", str(tiny_checkpoint), str(learnt)):
-                for geometry in ("space", "flat"):
-                    assert all(0 <= share <= 100 for share in found.pop((weights, lm, geometry)))
+            assert found[str(learnt), lm, "flat"][3] < 100, "depth is hidden"
+        told = {
+            lm: [found.pop((weights, lm, geometry)) for weights in models for geometry in ("space", "flat")]
+            for lm in ("with", "without")
+        }
         assert len(found) == 3, "no other rows"
+        assert all(0 <= share <= 100 for row in told["with"] + told["without"] for share in row)
+        assert told["with"][:2] == told["without"][:2], "in untrained weights the language model has no say"
+        assert told["with"][2:] != told["without"][2:]
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    """In VRD's form: who wears what is known by the labels, who is on which side of what only by the boxes."""
+    """In VRD's form: who wears what is known by the labels, who is on which side of what only by the boxes.
+
+    Among the held-out images' objects are six lamps of which nothing is said.
+    """
     folder, rng = tmp_path_factory.mktemp("images") / "vrd", np.random.default_rng(0)
     folder.mkdir()
 
-    def image(name: str, left: bool) -> dict[str, object]:
+    def image(name: str, left: bool, lamps: int) -> dict[str, object]:
         x, y = rng.integers(40, 60, 2).tolist()
         hat, chair = [x, y - 12, x + 20, y], [x + 50 * (1 if left else -1) + 5, y + 20, 0, y + 60]
         chair[2] = chair[0] + 30
-        boxes = [[x, y, x + 20, y + 60], hat, chair]
+        corners = rng.integers(0, 100, (lamps, 2))
+        boxes = [[x, y, x + 20, y + 60], hat, chair, *np.concatenate([corners, corners + 15], axis=1).tolist()]
         return {
-            "img": name, "boxes_xyxy": boxes, "classes": [0, 1, 2], "triplets": [[0, 1, 0], [0, 2, 2 - left]],
+            "img": name, "boxes_xyxy": boxes, "classes": [0, 1, 2, *[3] * lamps],
+            "triplets": [[0, 1, 0], [0, 2, 2 - left]],
         }  # fmt: skip
 
-    for file, number, left in (("vrd_train.json", 60, 36), ("vrd_test.json", 10, 4)):
-        (folder / file).write_text(json.dumps([image(f"{file} {i}", i < left) for i in range(number)]))
-    words = {"objects": ["person", "hat", "chair"], "predicates": ["wear", "on the left of", "on the right of"]}
+    for file, number, left, lamps in (("vrd_train.json", 60, 36, 0), ("vrd_test.json", 10, 4, 6)):
+        (folder / file).write_text(json.dumps([image(f"{file} {i}", i < left, lamps) for i in range(number)]))
+    words = {"objects": ["person", "hat", "chair", "lamp"], "predicates": ["wear", "on the left of", "on the right of"]}
     (folder / "vocab.json").write_text(json.dumps(words))
     return folder.parent
 
@@ -282,6 +292,11 @@ class TestStage1:
             said, _, given, *_ = found[0, name]
             assert int(said) == steps
             assert float(given.split(" / ")[0]) > 90, name
-        for name in ("stage 1", "stage 1, no LM"):
-            assert found[3, name][:2] == ["5", "120"]
+        old = [found[3, name] for name in ("stage 1", "stage 1, no LM")]
+        assert [row[:2] for row in old] == [["5", "120"]] * 2
         assert len(found) == 9
+        # Each image has 72 pairs: all are within 100, while random weights lose a true one beyond 50.
+        at50, at100 = ([[float(v) for v in row[column].split(" / ")] for row in old] for column in (2, 3))
+        assert all(given == every for given, every in at100)
+        assert [given for given, _ in at50] == [given for given, _ in at100]
+        assert sum(every for _, every in at50) < sum(every for _, every in at100)
