@@ -36,6 +36,13 @@ def evaluated(*arguments, tmp_path: Path) -> dict:
     return json.loads((tmp_path / "eval.json").read_text())
 
 
+def true_triplets(path: Path) -> list[tuple[str, str, str]]:
+    """Of the one scene there."""
+    (recording,) = open_recordings(str(path))
+    labels = {o.object_id: o.label for o in recording.objects}
+    return [(labels[r.subject_id], r.predicate, labels[r.object_id]) for r in recording.relations]
+
+
 class TestCommandLine:
     def test_the_table_and_the_keys_of_the_contract(self, simulated, tmp_path, capsys):
         result = evaluated(simulated, "--method", "oracle", tmp_path=tmp_path)
@@ -88,6 +95,24 @@ class TestCommandLine:
         assert entry["zero_shot"]["relations"] == 0  # its triplets are all seen
         assert entry["unconstrained"]["R"]["100"] > 0
         assert result["calibration"]["relations"] > 0
+
+    def test_what_the_training_set_does_not_show_is_zero_shot(self, simulated, tmp_path):
+        """A simulated scene beside that of the boxes, in which a table stands on the floor, too."""
+        room = tmp_path / "room"
+        scenes = ["simulate", str(room), "--split", "test_oov", "--scenes", "1", "--frames", "4", "--size", "48x36"]
+        assert main([*scenes, "--workers", "1", "--quiet"]) == 0
+
+        def zero_shot(train: Path, method: str) -> dict:
+            how = ("--method", method, "--setting", "PredCls", "--train", train)
+            return evaluated(room, *how, tmp_path=tmp_path)["protocol"]["tube"]["triplet"]["zero_shot"]
+
+        seen, new = (true_triplets(path) for path in (simulated / "room.npz", room))
+        unseen = [triplet for triplet in new if triplet not in seen]
+        assert 0 < len(unseen) < len(new)
+        assert zero_shot(room, "frequency")["relations"] == 0
+        frequency, oracle = (zero_shot(simulated, method) for method in ("frequency", "oracle"))
+        assert frequency["relations"] == oracle["relations"] == len(unseen)
+        assert frequency["R"]["100"] < oracle["R"]["100"] == 1.0
 
     def test_the_model_is_run_on_it(self, simulated, tmp_path, tiny_checkpoint, capsys):
         limits = ("inference.device=cpu", "window.num_frames=2", "window.frame_interval_s=0.7")

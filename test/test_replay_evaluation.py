@@ -1,9 +1,8 @@
-"""What replay measures: steadiness without truth, recall with it; limits, comparisons, and predictions as a bag."""
+"""What replay measures: steadiness without truth, recall with it; limits, and predictions as a bag."""
 
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from psg4d_ros.data.bag import BagWriter, open_bag
 from psg4d_ros.data.bag_truth import recording_from_bag
 from psg4d_ros.data.simulation.scene_bag import true_graphs, write_bag
 from psg4d_ros.errors import ConfigError, DatasetError
-from psg4d_ros.evaluation.compare import compare
 from psg4d_ros.evaluation.measures import check_name, measure
 from psg4d_ros.evaluation.prediction_bag import PredictionBag
 from psg4d_ros.evaluation.replay import graph_json
@@ -266,89 +264,6 @@ class TestThresholds:
         assert measure(replayed[0], "latency_ms.total.p50") > 0
         with pytest.raises(ConfigError):
             check_name("graphs")
-
-
-def result_of(
-    ranks: list[int | None], name: str = "room", *, coverage: float = 0.5, total_ms: float = 100.0, windows: int = 20
-) -> dict[str, Any]:
-    """A result whose true relations are found at these ranks, by every protocol."""
-    kinds = [f"{p}.{n}" for p in ("tube", "frame_hit") for n in ("predicate", "triplet")]
-    scene = {"name": name, "predicates": ["on", "near"] * (len(ranks) // 2), **dict.fromkeys(kinds, ranks)}
-    scene["panoptic"] = {"PQ": 0.5, "LSTQ": 0.5, "tube_IoU": 0.5, "id_switches": 0}
-    each = [graph_json(graph(thing(1, num_points=round(1000 * coverage)), stamp_s=s)) for s in range(1, windows + 1)]
-    return {
-        "bag": name,
-        "model": {"id": "tiny", "sha256": "0" * 64},
-        "config": {"window": {"num_frames": 2}},
-        "windows": windows,
-        "frames_dropped": 0,
-        "metrics": {"by_scene": [scene]},
-        "graphs": [g | {"num_points": 1000} for g in each],
-        "runtime": {"total_ms": [total_ms + i % 7 for i in range(windows)], "memory_mb": {"peak": 500.0}},
-    }
-
-
-class TestCompare:
-    def verdicts(self, a: Any, b: Any) -> dict[str, str]:
-        return {name: entry["verdict"] for name, entry in compare(a, b, samples=200)["measures"].items()}
-
-    def test_a_result_is_the_same_as_itself(self):
-        assert set(self.verdicts(result_of([1, None] * 6), result_of([1, None] * 6)).values()) == {"same"}
-
-    def test_true_differences_are_told_in_their_direction(self):
-        a = result_of([None] * 12, coverage=0.5, total_ms=100.0)
-        b = result_of([30] * 12, coverage=0.6, total_ms=200.0)
-        found = self.verdicts(a, b)
-        assert found["tube.triplet.R@20"] == "same" and found["tube.triplet.R@50"] == "better"
-        assert found["stability.coverage"] == "better" and found["latency_ms.total.p95"] == "worse"
-        assert self.verdicts(b, a)["tube.triplet.mR@50"] == "worse"
-
-    def test_as_much_won_as_lost_is_noise(self):
-        found = self.verdicts(result_of([1, None] * 10), result_of([None, 1] * 10))
-        assert found["tube.triplet.R@20"] in ("within noise", "same")
-        mixed = self.verdicts(result_of([1, 1, None, None] * 5), result_of([1, None, 1, 1] * 5))
-        assert mixed["tube.predicate.R@50"] == "within noise"
-
-    def test_of_few_relations_nothing_is_claimed(self):
-        found = compare(result_of([None] * 4), result_of([1] * 4))["measures"]["tube.triplet.R@20"]
-        assert (found["verdict"], found["difference"], found["interval"]) == ("unknown", 1.0, None)
-
-    def test_many_recordings_are_drawn_as_wholes(self):
-        def many(ranks: list[int | None]) -> dict[str, Any]:
-            return {"windows": 1, "bags": [result_of(ranks, f"room{i}") for i in range(8)]}
-
-        found = compare(many([None, None]), many([1, None]))["measures"]
-        assert found["tube.triplet.R@20"]["verdict"] == "better"
-        assert found["tube.triplet.R@20"]["drawn"] == "8 recordings"
-
-    def test_the_same_seed_draws_the_same(self):
-        a, b = result_of([1, None, 3, None, None, 70] * 2), result_of([None, 2, 3, 9, None, None] * 2)
-        assert compare(a, b, seed=3) == compare(a, b, seed=3)
-
-    def test_the_command_tells_settings_and_verdicts(self, tmp_path, capsys):
-        a, b = result_of([None] * 12), result_of([1] * 12)
-        b["config"]["window"]["num_frames"] = 3
-        for name, result in (("a", a), ("b", b)):
-            (tmp_path / f"{name}.json").write_text(json.dumps(result))
-        files = [str(tmp_path / f"{name}.json") for name in ("a", "b")]
-        assert main(["replay", "--compare", *files, "--json", str(tmp_path / "c.json")]) == 0
-        table = capsys.readouterr().out
-        assert "window.num_frames: 2 -> 3" in table and "tube.triplet.R@50" in table and "better" in table
-        written = json.loads((tmp_path / "c.json").read_text())
-        assert written["measures"]["tube.triplet.R@50"]["difference"] == 1.0
-
-    def test_what_cannot_be_compared(self, tmp_path, capsys):
-        with pytest.raises(DatasetError, match="no recording in common"):
-            compare(result_of([1]), result_of([1], "kitchen"))
-        (tmp_path / "eval.json").write_text('{"protocol": {}}')
-        assert main(["replay", "--compare", str(tmp_path / "eval.json"), "/nowhere"]) == 1
-        assert "not a result of `psg4d replay" in capsys.readouterr().err
-
-    def test_real_results_compare(self, replayed):
-        result = replayed[0]
-        other = deepcopy(result)
-        found = compare(result, other, samples=50)
-        assert found["measures"]["frames_dropped"]["verdict"] == "same" and found["settings"] == {}
 
 
 def test_usage(capsys):

@@ -58,6 +58,16 @@ def test_the_command_makes_scenes_bags_previews_and_numbers(made, capsys):
             assert sheet.width == 1560
 
 
+def test_the_command_makes_scenes_with_classes_that_training_never_shows(tmp_path):
+    out = tmp_path / "new"
+    small = ["--scenes", "1", "--frames", "2", "--size", "48x36", "--workers", "1", "--quiet"]
+    assert main(["simulate", str(out), "--split", "test_oov", "--seed", "2", *small]) == 0  # not every scene shows one
+    assert sorted(p.name for p in out.iterdir()) == ["simulation.json", "test_oov_00000.npz"]
+    assert json.loads((out / "simulation.json").read_text())["split"] == "test_oov"
+    (recording,) = open_folder(out)
+    assert {o.label for o in recording.objects} - SPLITS["train"].words.labels
+
+
 def test_one_process_makes_the_same_bytes_as_two(made, tmp_path):
     job = SimulationJob(tmp_path / "again", split="test", bag=True, preview=True, **SMALL)
     simulate(job, 2, workers=1)
