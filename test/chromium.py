@@ -91,8 +91,9 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Open a file and wait until the page says that it is ready."""
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait_for("document.documentElement?.dataset.ready === 'true'")
+        url = path.resolve().as_uri()
+        self.call("Page.navigate", url=url)
+        self.wait_for(f"location.href === {json.dumps(url)} && document.documentElement?.dataset.ready === 'true'")
 
     def value(self, expression: str) -> Any:
         """Value of a JavaScript expression; promises are waited for."""
@@ -132,26 +133,41 @@ class Page:
             options = {"clip": box, "captureBeyondViewport": True}
         return base64.b64decode(self.call("Page.captureScreenshot", format="png", **options)["data"])
 
-    def click(self, selector: str) -> None:
-        """Press and release the mouse in the middle of an element, once it has come to rest and nothing covers it."""
+    def point_at(self, selector: str) -> dict[str, float]:
+        """Move the mouse to the middle of an element, once it has come to rest and nothing covers it; where that is.
+
+        A control that only its label shows, as a radio button in a bar, is pointed at through the label.
+        """
         element = f"document.querySelector({json.dumps(selector)})"
         self.value(f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
         place = (
             f"(() => {{ const e = {element}, b = e.getBoundingClientRect();"
             " const at = {x: b.x + b.width / 2, y: b.y + b.height / 2}, top = document.elementFromPoint(at.x, at.y);"
-            " return {...at, free: Boolean(top) && (e.contains(top) || top.contains(e))} })()"
+            " const on = top && (e.contains(top) || top.contains(e) || top.closest('label')?.control === e);"
+            " return {...at, free: Boolean(on)} })()"
         )
         box, until = self.value(place), time.monotonic() + 20
         while True:
             self.settle()
             before, box = box, self.value(place)
-            if (box == before and box["free"]) or time.monotonic() > until:
+            if box == before and box["free"]:
                 break
+            assert time.monotonic() < until, f"{selector} does not come to rest, or is covered: {box}"
         at = {"x": box["x"], "y": box["y"]}
         self.call("Input.dispatchMouseEvent", type="mouseMoved", **at)
         self.settle()  # what is pointed at may be drawn anew
+        return at
+
+    def click(self, selector: str) -> None:
+        """Press and release the mouse in the middle of an element."""
+        at = self.point_at(selector)
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+
+    def point_away(self) -> None:
+        """Move the mouse into the corner of the window, where nothing is."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=5, y=5)
+        self.settle()
 
     def key(self, key: str) -> None:
         """Press and release a key, e.g. ArrowLeft."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,6 +57,22 @@ def kinect_bag() -> Path:
     from psg4d_ros.data.bundled import bundled_bag
 
     return bundled_bag()
+
+
+@pytest.fixture(scope="session")
+def demo(tiny_checkpoint, tmp_path_factory) -> SimpleNamespace:
+    """`psg4d demo`, run once on three clouds of each recording. folder: where it ran; text: what it printed; result."""
+    pytest.importorskip("embreex", reason="the simulated scene needs the extra [sim]")
+    from psg4d_ros.cli import main
+
+    folder, text = tmp_path_factory.mktemp("demo"), io.StringIO()
+    eager = ["inference.presence_threshold=0", "inference.min_kept=0", "inference.relation_threshold=0"]
+    settings = ["inference.threads=1", "tracker.min_windows=1", *eager]  # its weights are random
+    small = ["--limit", "3", *(word for s in settings for word in ("--set", s))]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
+        patch.chdir(folder)
+        assert main(["demo", "--checkpoint", str(tiny_checkpoint), "--json", "demo.json", "--quiet", *small]) == 0
+    return SimpleNamespace(folder=folder, text=text.getvalue(), result=json.loads((folder / "demo.json").read_text()))
 
 
 @pytest.fixture

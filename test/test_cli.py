@@ -36,28 +36,17 @@ def test_replay_prints_a_table_and_writes_json(kinect_bag, tiny_checkpoint, tmp_
     assert result["graphs"][-1]["status"] == "UNTRAINED"
 
 
-def test_demo_prints_objects_relations_and_stage_times_and_writes_a_report(
-    tiny_checkpoint, tmp_path, capsys, monkeypatch
-):
-    pytest.importorskip("embreex", reason="the simulated scene needs the extra [sim]")
-    monkeypatch.chdir(tmp_path)
-    out = tmp_path / "demo.json"
-    eager = ["inference.presence_threshold=0", "inference.min_kept=0", "inference.relation_threshold=0"]
-    settings = ["inference.threads=1", "tracker.min_windows=1", *eager]  # its weights are random
-    small = ["--limit", "3", *(word for s in settings for word in ("--set", s))]
-    assert main(["demo", "--checkpoint", str(tiny_checkpoint), "--json", str(out), "--quiet", *small]) == 0
-    text = capsys.readouterr().out
+def test_demo_prints_objects_relations_and_stage_times_and_writes_a_report(demo):
     for stage in ("voxelize", "encode", "turn1", "masks", "name", "turn2", "total"):
-        assert f"\n  {stage} " in text
-    assert "-->" in text, "relations are printed"
-    result = json.loads(out.read_text())
-    assert result["objects"] > 0
-    assert result["relations"] > 0
-    assert text.splitlines()[-1] == result["report"] == "out/report.html"
-    page = (tmp_path / "out" / "report.html").read_text()
+        assert f"\n  {stage} " in demo.text
+    assert "-->" in demo.text, "relations are printed"
+    assert demo.result["objects"] > 0
+    assert demo.result["relations"] > 0
+    assert demo.text.splitlines()[-1] == demo.result["report"] == "out/report.html"
+    page = (demo.folder / "out" / "report.html").read_text()
     assert len(page.encode()) < 15_000_000
     assert re.findall(r'"title":"([^"]+)","note"', page) == ["Kinect", "Simulated room"]
-    assert "protocol" in result["others"][0]["metrics"]
+    assert "protocol" in demo.result["others"][0]["metrics"]
 
 
 def test_replay_writes_a_report_and_keeps_the_result_when_that_fails(
