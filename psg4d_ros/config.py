@@ -125,6 +125,12 @@ class TrackerConfig:
     relation_merge_gap_s: float = knob(
         0.6, "spans of one relation closer than this are one, seconds", low=0.0, high=60.0
     )
+    relation_prior_windows: float = knob(
+        2.0,
+        "a relation's score is the mean over the windows that could see it and so many more, which say no; 0: none",
+        low=0.0,
+        high=1000.0,
+    )
     relation_history_s: float = knob(60.0, "ended relations stay in the graph this long, seconds", low=0.0, high=3600.0)
 
 

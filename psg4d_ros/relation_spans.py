@@ -14,9 +14,10 @@ _Key = tuple[int, str, int]  # subject track, predicate, object track
 
 @dataclass(eq=False)
 class _Span:
-    """[start_ns, end_ns) of one relation, and the mean of its scores over the windows that saw it.
+    """[start_ns, end_ns) of one relation, and the sum of its scores in the windows that said it.
 
-    assumed_ns: while it is ongoing, as far as it is taken to hold because nobody asked again.
+    windows: how many were asked while a part of the span lay in them, whether or not they said it. assumed_ns: while it
+    is ongoing, as far as it is taken to hold because nobody asked again.
     """
 
     predicate_id: int
@@ -43,7 +44,9 @@ class RelationSpans:
     """The relations between living tracks, as spans that grow with each window.
 
     Windows overlap, so a relation is seen many times; and a model wavers, so it may be missed in between. Spans of one
-    triple that overlap or lie closer than ``relation_merge_gap_s`` are one. A span that ended stays in the graph for
+    triple that overlap or lie closer than ``relation_merge_gap_s`` are one. Its score is the mean over all windows that
+    could have said it: what one of them imagines is not as sure as what many agree on, however sure that one was. For
+    the same reason ``relation_prior_windows`` more are counted, which say no. A span that ended stays in the graph for
     ``relation_history_s``, as long as both tracks do.
     Windows that nobody asked for relations leave what was ongoing as it is, up to their newest frame, while both tracks
     live. The next one that is asked decides: what it says again, from its first frame on, was never interrupted; what
@@ -53,6 +56,7 @@ class RelationSpans:
     def __init__(self, config: TrackerConfig) -> None:
         self._gap_ns = round(config.relation_merge_gap_s * NS_PER_S)
         self._history_ns = round(config.relation_history_s * NS_PER_S)
+        self._prior_windows = config.relation_prior_windows
         self._spans: dict[_Key, list[_Span]] = {}
 
     def clear(self) -> None:
@@ -76,7 +80,8 @@ class RelationSpans:
                 span.ongoing = False  # unless this window says so again
                 span.assumed_ns = min(span.assumed_ns, stamps[0])  # from there on it is known
             self._take(prediction.relations, stamps, track_of)
-            for span in known:
+            for span in known:  # those that are left were not said; the others are part of a new one
+                span.windows += span.reach_ns > stamps[0]
                 span.assumed_ns = 0
         self._spans = {
             key: kept
@@ -93,7 +98,7 @@ class RelationSpans:
                 predicate=predicate,
                 predicate_id=span.predicate_id,
                 object_id=object_,
-                score=span.total_score / span.windows,
+                score=span.total_score / (span.windows + self._prior_windows),
                 start_ns=span.start_ns,
                 end_ns=span.reach_ns,
                 ongoing=span.ongoing,

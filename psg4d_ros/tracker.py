@@ -31,8 +31,10 @@ from psg4d_ros.structures import (
 )
 from psg4d_ros.transforms import NS_PER_S, transform_points
 
-# A new window's say in a track's label and attributes; the rest is what was said before.
-NEW_VOTE = 0.3
+# A new window's least say in a track's label: what an object is stays the same, so it is the mean over all windows
+# until they are ten. And its say in attributes, which change. The rest is what was said before.
+LABEL_VOTE = 0.1
+ATTRIBUTE_VOTE = 0.3
 # What lying where the track should be by its motion is worth, in mask IoU: enough to decide between equals (two
 # objects that were one mask for a while), too little to overrule the masks.
 PLACE_WEIGHT = 0.3
@@ -86,9 +88,10 @@ class _Track:
 
     def vote(self, instance: InstancePrediction) -> None:
         """Mix in what a window says, so that one odd window does not rename the object."""
-        gain = NEW_VOTE if self.classes else 1.0
         said = {a.label: a.score for a in instance.alternatives} | {instance.label: instance.score}
-        self.votes = _mix(self.votes, said, gain)
+        self.windows += 1
+        self.votes = _mix(self.votes, said, max(LABEL_VOTE, 1.0 / self.windows))
+        gain = ATTRIBUTE_VOTE if self.windows > 1 else 1.0
         self.attributes = _mix(self.attributes, dict.fromkeys(instance.attributes, 1.0), gain)
         self.classes[instance.label] = instance.class_id, instance.is_thing
         # A label that faded away is forgotten, or a long run would collect every word ever said of the object.
@@ -188,7 +191,6 @@ class Tracker:
     def _see(track: _Track, instance: InstancePrediction, segment: Segment, now_ns: int) -> None:
         track.vote(instance)
         track.lately_found_ns = now_ns
-        track.windows += 1
         track.first_ns = min(track.first_ns, segment.first_ns)
         if segment.last_ns >= track.last_ns:
             track.last_ns, track.exit, track.box = segment.last_ns, segment.exit, segment.box

@@ -68,6 +68,29 @@ def test_the_score_of_a_relation_is_its_mean_over_windows() -> None:
     assert graph.relations[0].score == pytest.approx(0.7)
 
 
+def test_windows_that_could_see_a_relation_and_do_not_say_it_count_against_it() -> None:
+    """However sure the one that imagines it is: what many windows agree on comes first."""
+
+    def said(index: dict[str, int], frames: list[int]) -> list[RelationPrediction]:
+        steady = ongoing(index, frames, score=0.6)
+        imagined = replace(steady, predicate="under", predicate_id=4, score=0.9)
+        return [steady, imagined] if frames[-1] == 8 else [steady]
+
+    graph = Run(pair()).steps(10, relations=said)
+    assert [(r.predicate, r.score) for r in graph.relations] == [
+        ("on", pytest.approx(0.6)),
+        ("under", pytest.approx(0.45)),
+    ]
+    graph = Run(pair()).steps(30, relations=said)
+    assert graph.relations[1].score == pytest.approx(0.9 / 8), "8 windows hold the frame it was said of, no more"
+
+
+def test_a_relation_becomes_surer_with_the_windows_that_say_it() -> None:
+    run = Run(pair(), config=replace(EAGER, relation_prior_windows=2.0))
+    run.steps(10, relations=lambda index, frames: [ongoing(index, frames, score=0.9)])
+    assert [g.relations[0].score for g in run.graphs] == pytest.approx([0.9 * n / (n + 2) for n in range(1, 11)])
+
+
 def test_other_predicates_and_the_other_direction_are_relations_of_their_own() -> None:
     def several(index: dict[str, int], frames: list[int]) -> list[RelationPrediction]:
         a = ongoing(index, frames)

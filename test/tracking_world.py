@@ -28,7 +28,8 @@ S = 1_000_000_000
 STEP = S // 4
 START = 100 * S
 POINTS = 60
-EAGER = TrackerConfig(min_windows=1)  # a track is told of at once
+# A track is told of at once, and a relation is as sure as the windows that could see it.
+EAGER = TrackerConfig(min_windows=1, relation_prior_windows=0.0)
 
 Path = Callable[[float], tuple[float, float, float] | None]
 

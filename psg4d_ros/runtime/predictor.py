@@ -22,6 +22,7 @@ from psg4d_ros.runtime.cuda_graphs import CapturedParts, GraphCapture, captured_
 from psg4d_ros.runtime.frame_cache import FrameCache
 from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.given import GivenTubes, segment_tubes
+from psg4d_ros.runtime.joining import join_in_time
 from psg4d_ros.runtime.naming import name_instances, warm_phrases
 from psg4d_ros.runtime.panoptic import Segmentation, segment
 from psg4d_ros.runtime.relating import CANDIDATES, ask_pairs, measure_pairs, score_relations, shortlist
@@ -153,7 +154,9 @@ class WindowPredictor:
                 slots, t1, scored = segmentation, turn1, instances
                 written = ask(lambda: self.writer.rename(scored, slots, t1, vocabulary, config, self.counts))
                 instances = scored if written is None else written
-            if tubes is not None:
+            if tubes is None:
+                segmentation, instances = join_in_time(segmentation, instances, window)
+            else:
                 instances = tubes.named(instances, vocabulary)
         relations: tuple[RelationPrediction, ...] | None = None if unasked else ()
         if config.relations and relate and len(instances) > 1:
