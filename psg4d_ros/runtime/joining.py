@@ -24,7 +24,7 @@ MIN_SHARE = 0.3
 # other.
 MAX_SHARED = 0.25
 # How far apart the end of one and the beginning of the next may be, besides what they move in between.
-REACH_M = 0.3
+REACH_M = 0.5
 
 
 def join_in_time(
