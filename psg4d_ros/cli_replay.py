@@ -226,8 +226,11 @@ def _play_live(job: ReplayJob, options: argparse.Namespace) -> Iterator[HeardPip
     """What a node in another process makes of the recording, played to it over DDS."""
     from tqdm import tqdm
 
+    from psg4d_ros.data.frame_source import is_bag_folder
     from psg4d_ros.evaluation.replay_live import HeardPipeline
 
+    if job.path.is_dir() and not is_bag_folder(job.path):
+        raise ConfigError(f"--live plays a ROS 2 bag, {job.path} is a folder of frames; leave out --live")
     try:
         from psg4d_ros.ros.live_player import LivePlay, play_to_node
     except ImportError as error:

@@ -117,6 +117,12 @@ def test_what_live_cannot_play_is_refused(tmp_path, tiny_checkpoint, capsys):
     assert "--live is of one recording" in capsys.readouterr().err
 
 
+def test_live_plays_bags_and_no_folders_of_frames(tmp_path, tiny_checkpoint, capsys):
+    (tmp_path / "000000.bin").write_bytes(bytes(16))
+    assert main(["replay", str(tmp_path), "--checkpoint", str(tiny_checkpoint), "--live", "--quiet"]) == 1
+    assert f"--live plays a ROS 2 bag, {tmp_path} is a folder of frames" in capsys.readouterr().err
+
+
 class TestHeard:
     """What was heard, as a replay sees it: graphs by stamp, losses counted."""
 

@@ -61,7 +61,7 @@ def open_frame_source(
     for a folder or a rate for a bag.
     """
     path = Path(path)
-    if path.is_dir() and not _is_bag_folder(path):
+    if path.is_dir() and not is_bag_folder(path):
         if topic is not None:
             raise DatasetError(f"{path} is a folder of frames and has no topics, {topic} was asked for")
         yield _open_folder(path, rate_hz)
@@ -72,7 +72,8 @@ def open_frame_source(
         yield _BagFrames(bag, bag.choose_cloud_topic(topic))
 
 
-def _is_bag_folder(path: Path) -> bool:
+def is_bag_folder(path: Path) -> bool:
+    """Whether a folder is one bag, and not one of frames (or of many bags)."""
     return any(next(path.glob(pattern), None) is not None for pattern in ("metadata.yaml", "*.mcap", "*.db3"))
 
 

@@ -25,8 +25,8 @@ import torch
 
 from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, read_manifest, save_checkpoint, verify
 from psg4d_ros.config import ModelConfig, switched, to_dict
-from psg4d_ros.data.simulation.production import SimulationJob, simulate, simulator_hash
-from psg4d_ros.data.simulation.storage import scene_files, write_whole
+from psg4d_ros.data.simulation.production import SETTINGS_FILE, SimulationJob, simulate, simulator_hash
+from psg4d_ros.data.simulation.storage import write_whole
 from psg4d_ros.errors import CheckpointError, ConfigError
 from psg4d_ros.model.language_model import LanguageModel, fastest_dtype, tiny_language_model
 from psg4d_ros.model.psg4d import PSG4D
@@ -144,7 +144,13 @@ class _Run:
             sizes = {key: getattr(stage, key) or before.get(name, {}).get(key, 0) for key in ("batch", "micro_batch")}
             chosen = sized(replace(stage, steps=steps, **sizes), self.device, self.own_cores)
             changes[name] = replace(chosen, workers=stage.workers)
-        number = o.scenes or recipe.scenes.number or before.get("scenes", {}).get("number", 0)
+        scenes = recipe.scenes
+        own, own_val = self._own_scenes("train"), self._own_scenes("val")
+        number = o.scenes or own or scenes.number or before.get("scenes", {}).get("number", 0)
+        if own:
+            number = min(number, own)
+        if own_val:
+            scenes = replace(scenes, validation=min(scenes.validation, own_val))
         if not number:
             open_ended = SCENES_WITHOUT_MINUTES if o.minutes is None else round(o.minutes * self.cores)
             number = min(MAX_SCENES, max(1, open_ended))
@@ -155,7 +161,7 @@ class _Run:
         elif recipe.tiny_language_model:
             source = str((self.out / "language_model").absolute())
             model = replace(model, language_model=replace(model.language_model, source=source, sha256=""))
-        return replace(recipe, model=model, scenes=replace(recipe.scenes, number=number), **changes)
+        return replace(recipe, model=model, scenes=replace(scenes, number=number), **changes)
 
     def _claim(self, found: dict[str, Any] | None) -> dict[str, Any]:
         """The content of run.json: a new one, or that of the run that goes on, which must have the same settings."""
@@ -198,14 +204,20 @@ class _Run:
     def _scenes(self, split: str) -> Path:
         return (self.options.data or self.out / "scenes") / split
 
+    def _own_scenes(self, split: str) -> int:
+        """How many scenes of a split are somebody's own, that no simulator made."""
+        folder = self._scenes(split)
+        return 0 if (folder / SETTINGS_FILE).is_file() else len(list(folder.glob("*.npz")))
+
     def _simulate(self) -> None:
-        """Make the scenes that are missing."""
+        """Make the scenes that are missing, but none among somebody's own."""
         from tqdm import tqdm
 
         r = self.recipe.scenes
         for split, number in (("train", r.number), ("val", r.validation)):
             folder = self._scenes(split)
-            if self.accelerator.is_main_process and (not folder.is_dir() or len(scene_files(folder)) < number):
+            missing = len(list(folder.glob("*.npz"))) < number
+            if self.accelerator.is_main_process and missing and not self._own_scenes(split):
                 job = SimulationJob(
                     folder, split, self.options.seed, r.sensor, _pair(r.size), frames=r.frames, rate_hz=r.rate_hz
                 )
