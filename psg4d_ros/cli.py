@@ -16,6 +16,7 @@ from pathlib import Path
 
 from psg4d_ros.cli_replay import add_replay_arguments, pipeline_config_of, run_demo
 from psg4d_ros.errors import Psg4dError
+from psg4d_ros.evaluation.bench.plan import PARTS
 from psg4d_ros.evaluation.result_files import check_writable, write_json, write_text
 from psg4d_ros.processes import end_with_parent
 from psg4d_ros.threads import wait_briefly
@@ -141,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--quick", action="store_true", help="fewer windows, pairs and updates: minutes on 2 cores")
     benchmark.add_argument("--backend", metavar="NAME", help="short for --set inference.backend=NAME")
     benchmark.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="(default: out/bench)")
+    benchmark.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of {', '.join(PARTS)}")
     benchmark.add_argument(
         "--verify", action="store_true", help="only compare graphs with the plain path's; status 1 if they differ"
     )
@@ -284,7 +286,7 @@ def _bench(options: argparse.Namespace) -> int:
             options.checkpoint or default_checkpoint(),
             config,
             QUICK if options.quick else FULL,
-            verify_only=options.verify,
+            parts=("graphs",) if options.verify else options.only or PARTS,
             progress=bar.set_description_str,
         )
     result = {"quick": options.quick, **measured}

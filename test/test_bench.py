@@ -261,6 +261,15 @@ def test_tables_and_pictures_show_the_result(result, tmp_path):
             assert len(image.convert("RGB").getcolors(1 << 20)) > 10, f"{file.name} is not blank"
 
 
+def test_parts_can_be_measured_alone(tiny_checkpoint, config, tmp_path):
+    alone = bench(tiny_checkpoint, config, TINY, parts=["memory"])
+    assert alone["memory"]["tiny"]["updates"] == 4
+    assert not {"same_graphs", "speed", "growth"} & alone.keys()
+    text = bench_markdown(alone)
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Memory, MiB"]
+    assert [file.name for file in draw_plots(alone, tmp_path)] == ["memory.png"]
+
+
 def test_verify_compares_only_and_says_by_its_status_whether_graphs_differ(
     tiny_checkpoint, tmp_path, capsys, monkeypatch
 ):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# What is measured, in this order: are the graphs right; stages, ratios and floors; how times grow; is memory flat?
+PARTS = ("graphs", "speed", "growth", "memory")
+
 
 @dataclass(frozen=True)
 class Growth:

@@ -43,14 +43,14 @@ class Panel:
 
 
 def draw_plots(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write the pictures of what ``bench`` returns; a run that only verified has none."""
-    if "speed" not in result:
-        return []
-    pictures = {
-        "stages.png": draw_bars(_bars(result), "Stages of an update, milliseconds (p50)"),
-        "growth.png": draw_panels(_growth(result)),
-        "memory.png": draw_panels(_memory(result)),
-    }
+    """Write the pictures of what ``bench`` measured; which graphs are the same needs none."""
+    pictures = {}
+    if "speed" in result:
+        pictures["stages.png"] = draw_bars(_bars(result), "Stages of an update, milliseconds (p50)")
+    if "growth" in result:
+        pictures["growth.png"] = draw_panels(_growth(result))
+    if "memory" in result:
+        pictures["memory.png"] = draw_panels(_memory(result))
     for name, image in pictures.items():
         image.save(folder / name)
     return [folder / name for name in pictures]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from psg4d_ros.evaluation.bench.floors import count_work, floors_ms, measure_rat
 from psg4d_ros.evaluation.bench.growth import measure_growth
 from psg4d_ros.evaluation.bench.memory import FULL_POINTS, TINY_POINTS, measure_memory, tiny_predictor
 from psg4d_ros.evaluation.bench.paths import Paths
-from psg4d_ros.evaluation.bench.plan import Plan
+from psg4d_ros.evaluation.bench.plan import PARTS, Plan
 from psg4d_ros.evaluation.bench.speed import measure_speed
 from psg4d_ros.evaluation.bench.streams import SIMULATED_INTERVAL_S, Stream, bundled_stream, simulated_stream
 
@@ -30,22 +30,24 @@ def bench(
     config: PipelineConfig,
     plan: Plan,
     *,
-    verify_only: bool = False,
+    parts: Collection[str] = PARTS,
     progress: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Measure, and return plain values with the keys of the command line's contract.
 
-    verify_only: only whether the graphs are those of the plain path. progress: told of each step. Raises Psg4dError
-    where checkpoint, bundled recording or simulator are missing.
+    parts: which of PARTS; the result has no keys of the others. progress: told of each step. Raises Psg4dError where
+    checkpoint, bundled recording or simulator are missing.
     """
     machine = _machine()
     paths = Paths(checkpoint, _sized(config, plan))
     paths = paths.with_config(_answering(paths))
-    speed_frames = paths.config.window.num_frames + plan.windows
-    growth_frames = max(plan.growth.frames) + plan.growth.repeats + 1
-    wanted = plan.compared if verify_only else max(plan.compared, speed_frames, growth_frames)
-    simulated = simulated_stream(wanted, plan.image)
-    agreements = compare_graphs(paths, [(bundled_stream(), None), (simulated, plan.compared)], progress)
+    needed = {
+        "graphs": plan.compared,
+        "speed": paths.config.window.num_frames + plan.windows,
+        "growth": max(plan.growth.frames) + plan.growth.repeats + 1,
+    }
+    wanted = max((frames for part, frames in needed.items() if part in parts), default=0)
+    simulated = simulated_stream(wanted, plan.image) if wanted else None
     backend = paths.predictor("ours").backend
     result: dict[str, Any] = {
         "model": {"id": paths.manifest.model_id, "sha256": paths.sha256, "trained": paths.manifest.trained},
@@ -56,28 +58,27 @@ def bench(
         "machine": machine,
         "window_frames": paths.config.window.num_frames,
         "max_pairs": paths.config.inference.max_pairs,
-        **_agreement_json(agreements),
     }
-    if not verify_only:
-        result |= _measured(paths, plan, simulated, progress)
+    if simulated is not None:
+        if "graphs" in parts:
+            result |= _agreement_json(
+                compare_graphs(paths, [(bundled_stream(), None), (simulated, plan.compared)], progress)
+            )
+        if "speed" in parts:
+            result |= _speed(paths, plan, simulated, progress)
+        if "growth" in parts:
+            result["growth"] = measure_growth(paths, plan.growth, simulated, progress)
+    if "memory" in parts:
+        result["memory"] = _memory(paths, plan, progress)
     return result
 
 
-def _measured(paths: Paths, plan: Plan, simulated: Stream, progress: Callable[[str], None]) -> dict[str, Any]:
+def _speed(paths: Paths, plan: Plan, simulated: Stream, progress: Callable[[str], None]) -> dict[str, Any]:
     device, dtypes = paths.model.device, {torch.float32, paths.model.language_model.dtype}
     rates = measure_rates(device, sorted(dtypes, key=str), plan.probe_mb)
     speed = measure_speed(paths, simulated, plan.windows, plan.slow_windows, progress)
     works = count_work(paths, simulated)
     stages, floors = speed.stages["ours"].p50(), floors_ms(works, rates)
-    growth = measure_growth(paths, plan.growth, simulated, progress)
-    inference = paths.config.inference
-    # The memory of an update that finds and relates something, so thresholds are open.
-    busy = replace(paths.config, inference=replace(inference, presence_threshold=0.0, relation_threshold=0.0))
-    tiny = tiny_predictor(busy, device)
-    memory = {
-        "tiny": measure_memory(busy, tiny, plan.tiny_updates, TINY_POINTS, progress),
-        "full": measure_memory(paths.config, paths.predictor("ours"), plan.full_updates, FULL_POINTS, progress),
-    }
     return {
         "ratio_to_naive": speed.ratio("naive"),
         "ratio_to_naive_generate": speed.ratio("naive", "ours, generate"),
@@ -88,8 +89,17 @@ def _measured(paths: Paths, plan: Plan, simulated: Stream, progress: Callable[[s
         "work": [vars(work) for work in works],
         "floor_ms": {stage: round(ms, 4) for stage, ms in floors.items()},
         "ratio_to_floor": {stage: round(stages[stage] / ms, 2) for stage, ms in floors.items() if stage in stages},
-        "growth": growth,
-        "memory": memory,
+    }
+
+
+def _memory(paths: Paths, plan: Plan, progress: Callable[[str], None]) -> dict[str, Any]:
+    # The memory of an update that finds and relates something, so thresholds are open.
+    inference = replace(paths.config.inference, presence_threshold=0.0, relation_threshold=0.0)
+    busy = replace(paths.config, inference=inference)
+    tiny = tiny_predictor(busy, paths.model.device)
+    return {
+        "tiny": measure_memory(busy, tiny, plan.tiny_updates, TINY_POINTS, progress),
+        "full": measure_memory(paths.config, paths.predictor("ours"), plan.full_updates, FULL_POINTS, progress),
     }
 
 

@@ -10,9 +10,13 @@ PATHS = ("ours", "ours, generate", "plain", "naive")
 
 def bench_markdown(result: Mapping[str, Any]) -> str:
     """All tables of what ``bench`` returns; docs/performance.md says how to read them."""
-    parts = [_head(result), _agreement(result)]
-    if "speed" in result:
-        parts += [_ratios(result), _stages(result), _floors(result), _growth(result), _memory(result)]
+    tables = {
+        "agreement": (_agreement,),
+        "speed": (_ratios, _stages, _floors),
+        "growth": (_growth,),
+        "memory": (_memory,),
+    }
+    parts = [_head(result), *(table(result) for key, ts in tables.items() if key in result for table in ts)]
     return "\n\n".join(parts) + "\n"
 
 
