@@ -120,6 +120,64 @@ class TestFoundBySize:
             assert cells[3].startswith(f"{top1} / ")
 
 
+class TestOpenVocabulary:
+    """On a scene of classes that training shows, with a model that is told the truth."""
+
+    def tables(self, run, simulated: Path, tiny_checkpoint: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        lines = run(
+            "open_vocabulary.py", "--dataset", simulated / "train", "--checkpoint", tiny_checkpoint, "--windows", 4
+        )
+        between = lines.index("")
+        classes, predicates = ({row[0]: row[1:] for row in rows(part)} for part in (lines[:between], lines[between:]))
+        return classes, predicates
+
+    @pytest.mark.parametrize("known", ["names", "synonyms"])
+    def test_the_words_that_a_model_knows_come_first(self, run, simulated, tiny_checkpoint, spy, known) -> None:
+        synonyms = runpy.run_path(str(BENCHMARKS / "open_vocabulary.py"))["CLASS_SYNONYMS"]
+
+        def truth_told(reads, arguments) -> Iterator[window_scores.ReadWindow]:
+            words = arguments["words"]
+            for read in reads:
+                labels = read.window.truth.labels
+                masks = torch.where(read.fine_tube == torch.arange(len(labels))[:, None], 9.0, -9.0)
+                names = torch.zeros(len(labels), len(words))
+                for row, label in enumerate(labels):
+                    names[row, words.index(synonyms.get(label, label) if known == "synonyms" else label)] = 1.0
+                yield replace(
+                    read,
+                    output=read.output._replace(mask_logits=masks),
+                    scores=replace(read.scores, class_logits=names),
+                )
+
+        spy(window_scores, "read_windows", truth_told)
+        classes, _ = self.tables(run, simulated, tiny_checkpoint)
+        assert classes["classes never shown"][0] == "0"
+        row = classes["classes shown" if known == "names" else "these, under a synonym"]
+        assert int(row[0]) > 0
+        assert row[1].startswith("100 / 100") and row[3] == "100 / 100"
+        assert classes["classes shown"][2] == "1 / 3 / 10"
+
+    def test_average_precision_is_that_of_the_true_pairs(self, run, simulated, tiny_checkpoint, spy) -> None:
+        """A head that is sure of nothing but `on`, where it is true; its synonyms get what all others get."""
+        windows = spy(WindowDataset, "__getitem__")
+        said_of: list[int] = []
+
+        def truth_told(said: RelationOutput, arguments) -> RelationOutput:
+            truth = [w.result.truth for w in windows if len(w.result.truth.pairs)][len(said_of)]
+            said_of.append(len(truth.pairs))
+            logits = torch.zeros_like(said.logits)
+            logits[:, 0] = truth.holds[:, truth.predicates.index("on")].any(dim=1).float()
+            return replace(said, logits=logits)
+
+        spy(window_scores, "read_windows", lambda reads, arguments: iter(()))
+        spy(RelationHead, "forward", truth_told)
+        _, predicates = self.tables(run, simulated, tiny_checkpoint)
+        count, precision, chance, synonyms = predicates["on"]
+        assert precision == "100" and 0 < float(chance) < 100
+        assert float(chance) == pytest.approx(100 * int(count) / sum(said_of), abs=0.06)
+        assert re.match(r"atop \d+, resting on \d+$", synonyms) and "100" not in synonyms
+
+
 class TestPairShortlist:
     def table(self, run, simulated: Path, tiny_checkpoint: Path) -> tuple[int, float, dict[str, float]]:
         """Most pairs of a window, how many of them are related in the mean, and the shares of those that are kept."""
