@@ -142,8 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--quick", action="store_true", help="fewer windows, pairs and updates: minutes on 2 cores")
     benchmark.add_argument("--backend", metavar="NAME", help="short for --set inference.backend=NAME")
     benchmark.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="(default: out/bench)")
-    benchmark.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of {', '.join(PARTS)}")
-    benchmark.add_argument(
+    some = benchmark.add_mutually_exclusive_group()
+    some.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of {', '.join(PARTS)}")
+    some.add_argument(
         "--verify", action="store_true", help="only compare graphs with the plain path's; status 1 if they differ"
     )
     benchmark.set_defaults(run=_bench)

@@ -91,7 +91,7 @@ class InferenceConfig:
     min_kept: float = knob(
         0.5, "an instance that keeps less than this part of its mask against surer ones is dropped", low=0.0, high=1.0
     )
-    relation_threshold: float = knob(0.3, "least score of a relation", low=0.0, high=1.0)
+    relation_threshold: float = knob(0.3, "least score of a relation in a window", low=0.0, high=1.0)
     attribute_threshold: float = knob(0.5, "least score of an attribute", low=0.0, high=1.0)
     min_points: int = knob(20, "an instance with fewer points in the window is dropped", low=1, high=100000)
     max_pairs: int = knob(
@@ -127,7 +127,7 @@ class TrackerConfig:
     )
     relation_prior_windows: float = knob(
         2.0,
-        "a relation's score is the mean over the windows that could see it and so many more, which say no; 0: none",
+        "a relation's score is the mean over the windows that could see it, and over so many more that say no",
         low=0.0,
         high=1000.0,
     )

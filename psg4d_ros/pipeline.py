@@ -16,7 +16,7 @@ from psg4d_ros.config import PipelineConfig
 from psg4d_ros.runtime.devices import choose_device, language_model_dtype
 from psg4d_ros.runtime.given import GivenTubes
 from psg4d_ros.runtime.predictor import WindowPredictor
-from psg4d_ros.structures import PointFrame, SceneGraph, Window
+from psg4d_ros.structures import PointFrame, SceneGraph, Window, WindowPrediction
 from psg4d_ros.tracker import Tracker
 from psg4d_ros.transforms import GravityAligner, TransformLookup
 from psg4d_ros.vocabulary import Vocabulary
@@ -92,7 +92,14 @@ class ScenePipeline:
         given: evaluation's true tubes, of every frame of the window. Track ids are then the given object ids, nothing
         is associated, and relations are merged over windows as ever. Raises ValueError when they do not fit the window.
         """
-        prediction = self.predictor.predict(window, given, relate=self.is_relating(window))
+        return self.track(self.predict(window, given), given)
+
+    def predict(self, window: Window, given: GivenTubes | None = None) -> WindowPrediction:
+        """What the model says of one window; the first half of ``infer``."""
+        return self.predictor.predict(window, given, relate=self.is_relating(window))
+
+    def track(self, prediction: WindowPrediction, given: GivenTubes | None = None) -> SceneGraph:
+        """The graph after a window that was predicted; the second half."""
         ids = None if given is None else given.ids_of(prediction)
         return self.tracker.update(prediction, self.model_id, self.model_sha256, ids)
 

@@ -16,8 +16,9 @@ _Key = tuple[int, str, int]  # subject track, predicate, object track
 class _Span:
     """[start_ns, end_ns) of one relation, and the sum of its scores in the windows that said it.
 
-    windows: how many were asked while a part of the span lay in them, whether or not they said it. assumed_ns: while it
-    is ongoing, as far as it is taken to hold because nobody asked again.
+    windows: how many were asked while a part of the span lay in them, whether or not they said it. said: its score in
+    the window that is being taken, None where that has not said it. known: older than that window. assumed_ns: while
+    it is ongoing, as far as it is taken to hold because nobody asked again.
     """
 
     predicate_id: int
@@ -26,6 +27,8 @@ class _Span:
     total_score: float
     windows: int
     ongoing: bool
+    said: float | None = None
+    known: bool = False
     assumed_ns: int = 0
 
     @property
@@ -38,6 +41,12 @@ class _Span:
         self.total_score += other.total_score
         self.windows += other.windows
         self.ongoing |= other.ongoing
+        self.known |= other.known
+        if self.said is not None and other.said is not None:
+            # One window said it of two stretches that are one: it is one window, as sure as it was of the surer one.
+            self.total_score -= min(self.said, other.said)
+            self.said = max(self.said, other.said)
+            self.windows -= 1
 
 
 class RelationSpans:
@@ -58,10 +67,12 @@ class RelationSpans:
         self._history_ns = round(config.relation_history_s * NS_PER_S)
         self._prior_windows = config.relation_prior_windows
         self._spans: dict[_Key, list[_Span]] = {}
+        self._asked: list[tuple[int, int]] = []  # first and last stamp of windows that share frames with the newest one
 
     def clear(self) -> None:
         """Forget all relations."""
         self._spans.clear()
+        self._asked.clear()
 
     def update(self, prediction: WindowPrediction, track_of: Int32, alive: Collection[int]) -> None:
         """Merge a window's relations. ``track_of``: int32[I + 1] track of instance i at i + 1, 0 = none.
@@ -77,12 +88,14 @@ class RelationSpans:
                 span.assumed_ns = now_ns + 1 if span.ongoing else 0
         else:
             for span in known:
-                span.ongoing = False  # unless this window says so again
+                span.ongoing, span.known, span.said = False, True, None  # unless this window says so again
                 span.assumed_ns = min(span.assumed_ns, stamps[0])  # from there on it is known
             self._take(prediction.relations, stamps, track_of)
             for span in known:  # those that are left were not said; the others are part of a new one
                 span.windows += span.reach_ns > stamps[0]
                 span.assumed_ns = 0
+            self._count_silent(stamps[0])
+            self._asked.append((stamps[0], now_ns))
         self._spans = {
             key: kept
             for key, spans in self._spans.items()
@@ -116,8 +129,16 @@ class RelationSpans:
                 continue
             ongoing = r.end_frame >= len(stamps)
             end_ns = stamps[-1] + 1 if ongoing else stamps[r.end_frame]
-            span = _Span(r.predicate_id, stamps[r.start_frame], end_ns, r.score, 1, ongoing)
+            span = _Span(r.predicate_id, stamps[r.start_frame], end_ns, r.score, 1, ongoing, r.score)
             self._merge((subject, r.predicate, object_), span)
+
+    def _count_silent(self, first_ns: int) -> None:
+        """Windows before this one that could have said what it is the first to say. first_ns: where this one begins."""
+        self._asked = [asked for asked in self._asked if asked[1] >= first_ns]
+        for spans in self._spans.values():
+            for span in spans:
+                if not span.known:
+                    span.windows += sum(span.start_ns <= last and first < span.end_ns for first, last in self._asked)
 
     def _remembered(self, span: _Span, now_ns: int) -> bool:
         return span.ongoing or now_ns - span.end_ns <= self._history_ns

@@ -82,12 +82,32 @@ def test_masks_fade_into_each_other() -> None:
         ((FIRST, walk(0.0, 0.0)), (LATER, walk(0.8, 0.0)), (named("chair"), named("chair"))),
         ((FIRST, walk()), (LATER, walk(4.0)), (named(), named())),
         ((FIRST, walk()), ([0] * F, walk()), (named(), named())),
+        (([100] + [0] * 7, walk()), ([0] * 6 + [90] * 2, walk()), (named(), named())),
     ],
-    ids=["other label", "stuff", "side by side", "one chair leaves, another comes", "too far to walk", "no point"],
+    ids=[
+        "other label",
+        "stuff",
+        "side by side",
+        "one chair leaves, another comes",
+        "too far to walk",
+        "no point",
+        "too long unseen",
+    ],
 )
 def test_what_is_not_one_object_stays_two(first, later, instances) -> None:
     parts = found(first, later)
     assert join_in_time(parts, instances, window()) == (parts, instances)
+
+
+def test_of_small_things_the_next_one_is_another() -> None:
+    """Cups of ten centimetres, forty apart, of which one is found first and the other later."""
+    parts = found((FIRST, walk(0.0, 0.0)), (LATER, walk(0.4, 0.0)))
+    cups = parts.boxes.copy()
+    middle = (cups[:, :, :3] + cups[:, :, 3:]) / 2
+    cups[:, :, :3], cups[:, :, 3:] = middle - 0.05, middle + 0.05
+    small = Segmentation(parts.slots, parts.presence_prob, parts.point_instance, cups)
+    assert join_in_time(small, (named("cup"), named("cup")), window())[0] is small
+    assert len(join_in_time(parts, (named("chair"), named("chair")), window())[1]) == 1, "chairs would be one"
 
 
 def test_the_nearer_of_two_that_could_follow_does() -> None:

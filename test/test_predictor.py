@@ -179,6 +179,35 @@ def test_a_relation_is_scored_from_the_labels_answer_and_times_of_its_own_pair(m
     assert {(r.subject, r.object) for r in prediction.relations} == {(0, 1), (1, 0)}
 
 
+@pytest.mark.parametrize("decoding", ["score", "generate"])
+def test_turn_2_reads_an_object_that_two_slots_found_one_after_the_other_once(make_predictor, watch, spy, decoding):
+    """The table is in slot 4 until the newest frame, where it is in slot 3 and surer."""
+    predictor = make_predictor(decoding=decoding)
+    parts = watch(predictor)
+
+    def split(output, arguments):
+        positions = arguments["args"][1].fine_positions
+        x, time = positions[:, 0], positions[:, -1]
+        newest = time == time.max()
+        output.presence_logits[3], output.presence_logits[4] = 9.0, 3.0
+        output.mask_logits[3] = torch.where((x > 0) & newest, 9.0, -9.0)
+        output.mask_logits[4] = torch.where((x > 0) & ~newest, 9.0, -9.0)
+        return output
+
+    spy(predictor.backend, "decode_masks", split)
+    spy(
+        predictor.model.chain,
+        "name_objects",
+        lambda result, arguments: (50 * torch.eye(2)[[0, 1, 1]], -9.0 + 0 * result[1]),
+    )
+    prediction = predictor.predict(scene())
+    assert [i.label for i in prediction.instances][:1] == ["person"] and len(prediction.instances) == 2
+    assert [int((labels == 2).sum()) for labels in prediction.point_instance] == [300] * 3
+    asked = parts.turn2[0]
+    assert [o.slot for o in asked.objects] == [1, 3]
+    assert sorted(asked.pairs.tolist()) == [[0, 1], [1, 0]]
+
+
 @pytest.mark.parametrize("origin", [(0.0, 0.0, 0.0), (64.0, 64.0, 2.0)])
 def test_left_is_left_of_the_sensor_wherever_the_run_began(make_predictor, watch, origin):
     """Seen from the south the person (x < 0) is left of the table; from the north it is right of it."""

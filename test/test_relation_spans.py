@@ -79,10 +79,27 @@ def test_windows_that_could_see_a_relation_and_do_not_say_it_count_against_it() 
     graph = Run(pair()).steps(10, relations=said)
     assert [(r.predicate, r.score) for r in graph.relations] == [
         ("on", pytest.approx(0.6)),
-        ("under", pytest.approx(0.45)),
+        ("under", pytest.approx(0.9 / 9)),
     ]
     graph = Run(pair()).steps(30, relations=said)
-    assert graph.relations[1].score == pytest.approx(0.9 / 8), "8 windows hold the frame it was said of, no more"
+    assert graph.relations[1].score == pytest.approx(0.9 / 15), "15 windows hold a frame that it was said of, no more"
+
+
+def test_a_window_that_says_it_twice_is_one_window() -> None:
+    """Two stretches that are one span: no surer than one stretch of the surer score."""
+
+    def twice(index: dict[str, int], frames: list[int]) -> list[RelationPrediction]:
+        now = ongoing(index, frames, start=4, score=0.5)
+        return [replace(now, start_frame=0, end_frame=3, score=0.9), now]
+
+    (relation,) = Run(pair()).step(7, relations=twice).relations
+    assert relation.score == pytest.approx(0.9)
+
+
+def test_windows_that_nobody_asked_do_not_count_against_a_relation() -> None:
+    run = Run(pair())
+    asked_now_and_then(run, 3, 10, between(0, 99))
+    assert run.graphs[-1].relations[0].score == pytest.approx(0.8)
 
 
 def test_a_relation_becomes_surer_with_the_windows_that_say_it() -> None:

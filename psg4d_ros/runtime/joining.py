@@ -23,8 +23,10 @@ MIN_SHARE = 0.3
 # Two that share more frames than this (by the points of the one with fewer there) are side by side, not one after the
 # other.
 MAX_SHARED = 0.25
-# How far apart the end of one and the beginning of the next may be, besides what they move in between.
+# How far from where the one would be by its motion the other may begin, and no further than the larger one is long.
 REACH_M = 0.5
+# Of a gap between them motion is followed no further than this: speeds of what is partly seen are rough.
+MAX_GAP_S = 1.0
 
 
 def join_in_time(
@@ -66,6 +68,9 @@ def _following(
     centers = (boxes[:, :, :3] + boxes[:, :, 3:]) / 2
     things = [i for i, instance in enumerate(instances) if instance.is_thing and lives[i].any()]
     ends = {i: np.flatnonzero(lives[i])[[0, -1]] for i in things}
+    velocity = {i: _velocity(times_s[lives[i]], centers[i, lives[i]]) for i in things}
+    extent = boxes[:, :, 3:] - boxes[:, :, :3]
+    length = {i: float(np.linalg.norm(extent[i, lives[i]], axis=1).max()) for i in things}
     found: list[tuple[float, int, int]] = []
     for a in things:
         for b in things:
@@ -74,9 +79,12 @@ def _following(
                 continue
             if np.minimum(points[a], points[b]).sum() > MAX_SHARED * min(points[a].sum(), points[b].sum()):
                 continue
-            pace = _speed(times_s, centers[a], lives[a]) + _speed(times_s, centers[b], lives[b])
-            apart = float(np.linalg.norm(centers[a, last] - centers[b, begin]))
-            if apart <= REACH_M + pace * (times_s[begin] - times_s[last]):
+            gap_s = times_s[begin] - times_s[last]
+            step = centers[b, begin] - centers[a, last]
+            # Either one's motion may be known, from two frames or more, or both.
+            expected = [v * gap_s for v in (velocity[a], velocity[b]) if v is not None] or [np.zeros(3)]
+            apart = min(float(np.linalg.norm(step - e)) for e in expected)
+            if gap_s <= MAX_GAP_S and apart <= min(REACH_M, max(length[a], length[b])):
                 found.append((apart, a, b))
     following: dict[int, int] = {}
     for _, a, b in sorted(found):
@@ -85,12 +93,12 @@ def _following(
     return following
 
 
-def _speed(times_s: Float64, centers: Float64, lives: NDArray[np.bool_]) -> float:
-    """Metres per second between the first and the last frame an instance lives in; 0 where that is one frame."""
-    first, last = np.flatnonzero(lives)[[0, -1]]
-    if first == last:
-        return 0.0
-    return float(np.linalg.norm(centers[last] - centers[first]) / (times_s[last] - times_s[first]))
+def _velocity(times_s: Float64, centers: Float64) -> Float64 | None:
+    """float64[3], m/s, of centers float64[n, 3] in order; None for one."""
+    if len(times_s) < 2:
+        return None
+    velocity: Float64 = (centers[-1] - centers[0]) / (times_s[-1] - times_s[0])
+    return velocity
 
 
 def _union(boxes: Float64) -> Float64:

@@ -45,6 +45,8 @@ def model_card(name: str, training: dict[str, Any], model: PSG4D) -> str:
     stages = [stage for run in reversed(runs) for stage in run.get("stages", {}).values()]
     with_images = "stage1_2d" in {stage["stage"] for stage in stages}
     data = f"{scenes['train']} simulated scenes of split `train` (simulator {scenes['simulator']})"
+    if scenes.get("own"):
+        data = f"{scenes['train']} scenes that psg4d_ros did not make"
     if with_images:
         data = "scene graphs of images (labels and boxes, no pixels); " + data
     return _CARD.format(

@@ -32,7 +32,7 @@ from psg4d_ros.model.language_model import LanguageModel, fastest_dtype, tiny_la
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.training.launch import accelerator, local_processes, wait_for_all
 from psg4d_ros.training.real_stages import Sources, calibrated, make_stage
-from psg4d_ros.training.recipe import ImageStage, Recipe
+from psg4d_ros.training.recipe import ImageStage, Recipe, ScenesRecipe
 from psg4d_ros.training.report import model_card
 from psg4d_ros.training.run_state import remove_states
 from psg4d_ros.training.stage import sized
@@ -144,13 +144,8 @@ class _Run:
             sizes = {key: getattr(stage, key) or before.get(name, {}).get(key, 0) for key in ("batch", "micro_batch")}
             chosen = sized(replace(stage, steps=steps, **sizes), self.device, self.own_cores)
             changes[name] = replace(chosen, workers=stage.workers)
-        scenes = recipe.scenes
-        own, own_val = self._own_scenes("train"), self._own_scenes("val")
-        number = o.scenes or own or scenes.number or before.get("scenes", {}).get("number", 0)
-        if own:
-            number = min(number, own)
-        if own_val:
-            scenes = replace(scenes, validation=min(scenes.validation, own_val))
+        scenes = self._with_own_scenes(recipe.scenes)
+        number = o.scenes or scenes.number or before.get("scenes", {}).get("number", 0)
         if not number:
             open_ended = SCENES_WITHOUT_MINUTES if o.minutes is None else round(o.minutes * self.cores)
             number = min(MAX_SCENES, max(1, open_ended))
@@ -208,6 +203,19 @@ class _Run:
         """How many scenes of a split are somebody's own, that no simulator made."""
         folder = self._scenes(split)
         return 0 if (folder / SETTINGS_FILE).is_file() else len(list(folder.glob("*.npz")))
+
+    def _with_own_scenes(self, scenes: ScenesRecipe) -> ScenesRecipe:
+        """As many as there are, where they are somebody's own; else as the recipe says."""
+        train, val, asked = self._own_scenes("train"), self._own_scenes("val"), self.options.scenes
+        if not train and not val:
+            return scenes
+        folder = self.options.data
+        if not train or not val:
+            missing = "train" if val else "val"
+            raise ConfigError(f"{folder} holds scenes of yours, but none in {missing}/; both are needed")
+        if asked is not None and asked > train:
+            raise ConfigError(f"{folder / 'train' if folder else 'train'} holds {train} scenes, asked for {asked}")
+        return replace(scenes, number=train, validation=val)
 
     def _simulate(self) -> None:
         """Make the scenes that are missing, but none among somebody's own."""
@@ -299,6 +307,7 @@ class _Run:
                 "before": None if self.options.start is None else read_manifest(self.options.start).training,
                 "stages": stages,
                 "scenes": {
+                    "own": bool(self._own_scenes("train")),
                     "train": self.recipe.scenes.number,
                     "val": self.recipe.scenes.validation,
                     "simulator": simulator_hash(),

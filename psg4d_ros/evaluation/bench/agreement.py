@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from psg4d_ros.config import TrackerConfig
 from psg4d_ros.evaluation.bench.paths import Kind, Paths
 from psg4d_ros.evaluation.bench.streams import Stream
-from psg4d_ros.structures import Relation, SceneGraph
+from psg4d_ros.structures import Relation, SceneGraph, WindowPrediction
+from psg4d_ros.tracker import Tracker
 
 DECODINGS = ("score", "generate")
 # How far scores may be apart: rounding in float32, half precision in a language model or an engine.
@@ -54,16 +56,20 @@ class Agreement:
         """Plain values."""
         return {**vars(self), "same": self.same}
 
-    def add(self, ours: SceneGraph, plain: SceneGraph, threshold: float) -> None:
-        """Compare the graphs of one window. threshold: least score of a relation."""
+    def add(self, ours: SceneGraph, plain: SceneGraph) -> None:
+        """Compare the objects and points of the graphs after a window."""
         self.windows += 1
         self.objects += len(ours.objects)
-        self.relations += len(ours.relations)
         self._objects(ours, plain)
-        self._relations(ours, plain, threshold)
         same = np.mean(ours.cloud.track_id == plain.cloud.track_id) if len(ours.cloud.track_id) else 1.0
         if same < SAME_POINTS[self.tolerance]:
             self._differ(ours, f"{100 * same:.1f} % of the points are of the same object")
+
+    def add_relations(self, ours: SceneGraph, plain: SceneGraph, threshold: float) -> None:
+        """Compare the relations of two graphs, each of one window alone: where they are cut, their scores are those of
+        the window. threshold: least of them."""
+        self.relations += len(ours.relations)
+        self._relations(ours, plain, threshold)
 
     def _objects(self, ours: SceneGraph, plain: SceneGraph) -> None:
         mine, theirs = ({o.track_id: o for o in g.objects} for g in (ours, plain))
@@ -102,6 +108,11 @@ class Agreement:
         self.different += 1
         if len(self.differences) < MOST_DIFFERENCES:
             self.differences.append(f"graph {graph.sequence + 1}: {text}")
+
+
+def _alone(prediction: WindowPrediction) -> SceneGraph:
+    """The graph of a window before which there was none; relations have the scores that the window gives them."""
+    return Tracker(TrackerConfig(relation_merge_gap_s=0.0, relation_prior_windows=0.0)).update(prediction, "", "")
 
 
 def _key(relation: Relation) -> tuple[int, str, int, int, int]:
@@ -145,8 +156,11 @@ def compare_graphs(
                 if agreements[0].windows == most:
                     break
                 progress(f"same graphs: {stream.name}, {decoding}")
-                *ours, reference = [run.infer(window).graph for run, window in zip(runs, windows, strict=True)]
-                for agreement, graph in zip(agreements, ours, strict=True):
-                    agreement.add(graph, reference, paths.config.inference.relation_threshold)
+                said = [run.pipeline.predict(window) for run, window in zip(runs, windows, strict=True)]
+                *ours, reference = [run.pipeline.track(p) for run, p in zip(runs, said, strict=True)]
+                *ours_alone, reference_alone = [_alone(prediction) for prediction in said]
+                for agreement, graph, alone in zip(agreements, ours, ours_alone, strict=True):
+                    agreement.add(graph, reference)
+                    agreement.add_relations(alone, reference_alone, paths.config.inference.relation_threshold)
             out += agreements
     return out

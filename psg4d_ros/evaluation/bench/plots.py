@@ -43,7 +43,9 @@ class Panel:
 
 
 def draw_plots(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write the pictures of what ``bench`` measured; which graphs are the same needs none."""
+    """Write the pictures of what ``bench`` measured; which graphs are the same needs none. Older ones go."""
+    for name in ("stages.png", "growth.png", "memory.png"):
+        (folder / name).unlink(missing_ok=True)
     pictures = {}
     if "speed" in result:
         pictures["stages.png"] = draw_bars(_bars(result), "Stages of an update, milliseconds (p50)")
