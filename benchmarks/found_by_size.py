@@ -72,19 +72,17 @@ def judged(
 ) -> list[tuple[str, int, str, tuple[bool, bool, bool, bool]]]:
     """Kind, voxels, label; has a mask, is present, is named right, is among three names, of each tube."""
     known = read.fine_tube >= 0
-    held = (read.output.mask_logits > 0)[:, known].float()
     sure = read.output.presence_logits.sigmoid() >= threshold
     out = []
     truth = read.window.truth
-    for tube, label in enumerate(truth.labels):
-        own = (read.fine_tube[known] == tube).float()
-        both = held @ own
-        iou = both / (held.sum(dim=1) + own.sum() - both).clamp(min=1)
-        best = int(iou.argmax())
-        mask = bool(iou[best] > 0.5)
+    overlaps, slots = (x.tolist() for x in read.best_slots())
+    for tube, (label, iou, best) in enumerate(zip(truth.labels, overlaps, slots, strict=True)):
+        mask = iou > 0.5
         names = [words[i] for i in read.scores.class_logits[best].topk(3).indices.tolist()]
         found = (mask, mask and bool(sure[best]), names[0] == label, label in names)
-        out.append(("thing" if truth.is_thing[tube] else "stuff", int(own.sum()), label, found))
+        out.append(
+            ("thing" if truth.is_thing[tube] else "stuff", int((read.fine_tube[known] == tube).sum()), label, found)
+        )
     return out
 
 

@@ -106,16 +106,9 @@ def class_row(
 
 def found_slots(read: ReadWindow) -> list[tuple[str, int]]:
     """Label and slot of each thing that some slot's own mask covers with an IoU above one half."""
-    known = read.fine_tube >= 0
-    held = (read.output.mask_logits > 0)[:, known].float()
-    out = []
-    for tube, label in enumerate(read.window.truth.labels):
-        own = (read.fine_tube[known] == tube).float()
-        both = held @ own
-        iou = both / (held.sum(dim=1) + own.sum() - both).clamp(min=1)
-        if bool(read.window.truth.is_thing[tube]) and float(iou.max()) > 0.5:
-            out.append((label, int(iou.argmax())))
-    return out
+    truth = read.window.truth
+    found = zip(truth.labels, truth.is_thing.tolist(), *(x.tolist() for x in read.best_slots()), strict=True)
+    return [(label, slot) for label, is_thing, iou, slot in found if is_thing and iou > 0.5]
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ MIN_SHARE = 0.3
 MAX_SHARED = 0.25
 # How far from where the one would be by its motion the other may begin, and no further than the larger one is long.
 REACH_M = 0.5
-# Of a gap between them motion is followed no further than this: speeds of what is partly seen are rough.
+# The longest gap between them: speeds of what is partly seen are too rough to follow for longer.
 MAX_GAP_S = 1.0
 
 

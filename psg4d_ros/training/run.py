@@ -209,12 +209,11 @@ class _Run:
         train, val, asked = self._own_scenes("train"), self._own_scenes("val"), self.options.scenes
         if not train and not val:
             return scenes
-        folder = self.options.data
         if not train or not val:
-            missing = "train" if val else "val"
-            raise ConfigError(f"{folder} holds scenes of yours, but none in {missing}/; both are needed")
+            own, lacking = (self._scenes(s) for s in (("val", "train") if val else ("train", "val")))
+            raise ConfigError(f"{own} holds scenes of yours, {lacking} none; both are needed")
         if asked is not None and asked > train:
-            raise ConfigError(f"{folder / 'train' if folder else 'train'} holds {train} scenes, asked for {asked}")
+            raise ConfigError(f"{self._scenes('train')} holds {train} scenes, asked for {asked}")
         return replace(scenes, number=train, validation=val)
 
     def _simulate(self) -> None:

@@ -52,6 +52,17 @@ class ReadWindow:
         union = both.sum(axis=1, keepdims=True) + both.sum(axis=0) - both
         return (both / np.maximum(union, 1))[1:], both[1:].sum(axis=1).astype(np.int64)
 
+    def best_slots(self) -> tuple[Tensor, Tensor]:
+        """Of each of the T tubes the slot, present or not, whose own mask covers it best: float32[T] IoU over known
+        voxels, and int64[T] the slot."""
+        known = self.fine_tube >= 0
+        held = (self.output.mask_logits > 0)[:, known].float()
+        own = (self.fine_tube[known] == torch.arange(len(self.window.truth), device=known.device)[:, None]).float()
+        both = own @ held.T
+        iou = both / (held.sum(dim=1) + own.sum(dim=1, keepdim=True) - both).clamp(min=1)
+        best = iou.max(dim=1)
+        return best.values, best.indices
+
 
 @torch.no_grad()
 def read_windows(
