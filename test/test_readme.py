@@ -167,6 +167,8 @@ def test_training_goes_on_with_own_data(tiny_checkpoint: Path, tmp_path: Path, m
     training = read_manifest(Path("out/own/checkpoint")).training
     assert list(training["stages"]) == ["stage2_geometry", "stage3_joint"]
     assert training["scenes"]["train"] == 1
+    card = Path("out/own/checkpoint/MODEL_CARD.md").read_text()
+    assert "1 scenes that psg4d_ros did not make" in card and "simulated" not in card.split("## Stages")[0]
     assert [file.name for file in Path("DIR/train").iterdir()] == ["kitchen.npz"], "nothing was simulated beside it"
 
 

@@ -24,14 +24,13 @@ adapters of its language model ({language_model}), whose base weights are not pa
 
 {stages}
 
-Validation is on {validation_scenes} simulated scenes of split `val` (other rooms and motions, models of objects that
-training shows, too); stage 1 is validated on held-out images of VRD. These figures are for learning curves; the
-protocol's, on held-out models and words, come from `psg4d eval sim --split test` and are in docs/results.md.
+Validation is on {validation}; stage 1 is validated on held-out images of VRD. These figures are for learning curves;
+the protocol's, on held-out models and words, come from `psg4d eval sim --split test` and are in docs/results.md.
 
 ## Limits
 
-Trained on simulated indoor scenes{images}; what other sensors, rooms and people look like it has only seen through
-augmentation. Scores are calibrated on simulated scenes only. Not for anything that safety depends on.
+Trained on {seen}{images}; what other sensors, rooms and people look like it has only seen through
+augmentation. Scores are calibrated on the scenes of validation only. Not for anything that safety depends on.
 """
 
 
@@ -45,8 +44,12 @@ def model_card(name: str, training: dict[str, Any], model: PSG4D) -> str:
     stages = [stage for run in reversed(runs) for stage in run.get("stages", {}).values()]
     with_images = "stage1_2d" in {stage["stage"] for stage in stages}
     data = f"{scenes['train']} simulated scenes of split `train` (simulator {scenes['simulator']})"
+    seen = "simulated indoor scenes"
+    validation = f"""{scenes["val"]} simulated scenes of split `val` (other rooms and motions, models of objects that
+training shows, too)"""
     if scenes.get("own"):
         data = f"{scenes['train']} scenes that psg4d_ros did not make"
+        seen, validation = "the scenes named above", f"{scenes['val']} scenes of the same source"
     if with_images:
         data = "scene graphs of images (labels and boxes, no pixels); " + data
     return _CARD.format(
@@ -64,7 +67,8 @@ def model_card(name: str, training: dict[str, Any], model: PSG4D) -> str:
         data=data,
         calibration=_figures(training["calibration"]) or "none",
         stages="\n".join(_stage(stage) for stage in stages),
-        validation_scenes=scenes["val"],
+        validation=validation,
+        seen=seen,
         images=" and, for relations, on labels and boxes of photographs" if with_images else "",
     )
 
