@@ -19,7 +19,7 @@ from psg4d_ros.errors import Psg4dError
 from psg4d_ros.evaluation.bench.plan import PARTS
 from psg4d_ros.evaluation.result_files import check_writable, write_json, write_text
 from psg4d_ros.processes import end_with_parent
-from psg4d_ros.threads import wait_briefly
+from psg4d_ros.torch_environment import prepare_torch
 from psg4d_ros.version import version
 
 # The processes that simulate and replay work with import the script that started them, and with it this module.
@@ -29,7 +29,7 @@ end_with_parent()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     options = _parser().parse_args(arguments)
-    wait_briefly()
+    prepare_torch()
     level = logging.DEBUG if options.verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:

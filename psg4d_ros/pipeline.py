@@ -17,6 +17,7 @@ from psg4d_ros.runtime.devices import choose_device, language_model_dtype
 from psg4d_ros.runtime.given import GivenTubes
 from psg4d_ros.runtime.predictor import WindowPredictor
 from psg4d_ros.structures import PointFrame, SceneGraph, Window, WindowPrediction
+from psg4d_ros.torch_environment import prepare_torch
 from psg4d_ros.tracker import Tracker
 from psg4d_ros.transforms import GravityAligner, TransformLookup
 from psg4d_ros.vocabulary import Vocabulary
@@ -55,6 +56,7 @@ class ScenePipeline:
         cls, folder: Path, config: PipelineConfig, transforms: TransformLookup | None = None
     ) -> ScenePipeline:
         """Load a verified checkpoint. Raises CheckpointError or ConfigError, never starts half-loaded."""
+        prepare_torch()  # command line and node did; a program that embeds the pipeline need not know of it
         device = choose_device(config.inference.device)
         model = load_checkpoint(folder, device, language_model_dtype(config.inference.language_model_dtype))
         trained_s, used_s = model.config.frame_interval_s, config.window.frame_interval_s

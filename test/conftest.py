@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from psg4d_ros.threads import wait_briefly
+from psg4d_ros.torch_environment import prepare_torch
 
 # Wrong types in ROS messages show at once, in every process the tests start.
 os.environ.setdefault("ROS_PYTHON_CHECK_FIELDS", "1")
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-wait_briefly()  # as the command line and the node do
+prepare_torch()  # as the command line and the node do
 # Nothing may reach for a model hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

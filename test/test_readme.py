@@ -124,10 +124,10 @@ def test_a_running_node_takes_the_new_words_of_the_readme(tiny_checkpoint: Path)
         answer = probe.call(SetVocabulary, "set_vocabulary", **yaml.safe_load(values))
         assert answer.success, answer.message
         vocabulary = node.session.pipeline.vocabulary
-        assert vocabulary.class_names == ("floor", "forklift", "pallet")
-        assert vocabulary.predicates == ("blocking",)
+        assert vocabulary.class_names == ("floor", "couch", "mug")
+        assert vocabulary.predicates == ("resting against",)
         assert vocabulary.class_id("floor") >= 0, "a class of the checkpoint keeps its id"
-        assert vocabulary.class_id("forklift") == -1
+        assert vocabulary.class_id("couch") == -1
 
 
 def own_scene(name: str) -> SceneData:

@@ -17,7 +17,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 
 from psg4d_ros.config import NodeConfig
 from psg4d_ros.errors import Psg4dError
-from psg4d_ros.threads import wait_briefly
+from psg4d_ros.torch_environment import prepare_torch
 
 from . import params
 from .process import run
@@ -149,7 +149,7 @@ class RosLogHandler(logging.Handler):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to end. Exit status: 0 on SIGINT and SIGTERM, 1 when it could not start."""
-    wait_briefly()
+    prepare_torch()
     nodes: list[PerceptionNode] = []
 
     def body() -> int:

@@ -22,7 +22,7 @@ class OnnxGraph:
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
-        # Threads that spin while they wait take the cores from torch, whose turn is next (see psg4d_ros/threads.py).
+        # Threads that spin while they wait take the cores from torch, whose turn is next (see torch_environment.py).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Every window has other sizes: a plan of the memory made for one fits no other, and freed memory of the largest
         # would be kept for ever.
