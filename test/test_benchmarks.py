@@ -76,6 +76,30 @@ def test_training_step_has_a_row_for_each_combination(run, tiny_checkpoint, simu
     assert [row[:3] for row in rows(lines)].count(["stage3_joint", "2", "1"]) == 2
 
 
+class TestNumbersOfTheLanguageModel:
+    def test_each_row_is_compared_with_float32(self, run, simulated, tiny_checkpoint) -> None:
+        few = ["--windows", 2, "--threads", 1]
+        lines = run(
+            "language_model_numbers.py", "--dataset", simulated / "train", "--checkpoint", tiny_checkpoint, *few
+        )
+        _, *table = rows(lines)
+        assert [row[0] for row in table] == ["float32", "bfloat16", "int8"]
+        (itself, *_) = table
+        assert re.fullmatch(r"(\d+) of \1", itself[2])
+        assert all(re.fullmatch(r"(\d+) of \1, 0 more", cell) for cell in itself[3:5])
+        assert itself[5] == "0.000"
+        assert max(float(row[5]) for row in table) > 0, "other numbers give other probabilities"
+
+    def test_products_of_integers_are_those_of_the_layer_but_for_rounding(self) -> None:
+        integer_linear = runpy.run_path(str(BENCHMARKS / "language_model_numbers.py"))["IntegerLinear"]
+        layer = torch.nn.Linear(64, 32, bias=False)
+        x = torch.randn(2, 5, 64) * torch.logspace(-3, 3, 5)[:, None]  # each token has a scale of its own
+        with torch.no_grad():
+            wanted, got = layer(x), integer_linear(layer)(x)
+        error = (got - wanted).norm(dim=2) / wanted.norm(dim=2)
+        assert 0 < error.max() < 0.03
+
+
 class TestFoundBySize:
     WINDOWS = 8
 

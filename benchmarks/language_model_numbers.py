@@ -1,0 +1,169 @@
+"""In which numbers is the language model fastest on a CPU, and do the answers stay?
+
+``python benchmarks/language_model_numbers.py --dataset DIR [--checkpoint DIR] [--windows N] [--threads N]``; DIR: a
+folder of ``psg4d simulate DIR --split val``. Windows of as many frames as the node's; turn 2 is asked about the true
+pairs, under the true names, so that all rows answer the same questions.
+
+``int8``: the frozen linear layers as products of 8-bit integers, weights scaled by output channel, inputs by token
+as they come; all else in bfloat16. A pass: one of both turns, median. ``labels``, ``attributes``, ``relations``: of
+those that float32 gives (best name of each found object, attributes above one half, relations above 0.3) how many a
+row has too, and how many it adds; then the largest change of a relation's probability, and how right the answers are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from psg4d_ros.checkpoint import default_checkpoint, load_checkpoint
+from psg4d_ros.config import InferenceConfig, WindowConfig
+from psg4d_ros.data.open_dataset import open_recordings
+from psg4d_ros.model.language_model import AdaptedLinear, LanguageModel
+from psg4d_ros.model.psg4d import PSG4D
+from psg4d_ros.torch_environment import prepare_torch
+from psg4d_ros.training.window_scores import ReadWindow, read_windows, window_scores
+from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
+
+NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.bfloat16}
+
+
+class IntegerLinear(nn.Module):
+    """y = x W^T by 8-bit integers: W scaled by row (output channel), x by row (token), sums in int32."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        weight = base.weight.detach().float()
+        self.scale = weight.abs().amax(dim=1).clamp_min(1e-12) / 127.0
+        self.integers = (weight / self.scale[:, None]).round().to(torch.int8).t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2).float()
+        scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127.0
+        sums = torch._int_mm((rows / scale).round().to(torch.int8), self.integers)
+        return (sums.float() * scale * self.scale).to(x.dtype).view(*x.shape[:-1], -1)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a language model says of the windows. labels: by found object; attributes and relations: as numbers of
+    (window, object or pair, word); probabilities: of relations, by window."""
+
+    pass_ms: float
+    labels: tuple[int, ...]
+    attributes: frozenset[tuple[int, int, int]]
+    relations: frozenset[tuple[int, int, int]]
+    probabilities: tuple[Tensor, ...]
+    scores: dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=default_checkpoint(), metavar="DIR")
+    parser.add_argument("--dataset", required=True, metavar="DIR")
+    parser.add_argument("--windows", type=int, default=24, metavar="N")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: leave as is")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    prepare_torch()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    windows: list[TrainingWindow] = []
+    reference: Answers | None = None
+    print("| numbers | pass, ms | labels | attributes | relations | largest change | class, top 1 | relations, AP |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, dtype in NUMBERS.items():
+        model = load_checkpoint(options.checkpoint, torch.device("cpu"), dtype)
+        windows = windows or read(options, model)
+        if name == "int8":
+            as_integers(model.language_model, words_of(model))
+        answers = ask(model, windows)
+        reference = reference or answers
+        print(f"| {name} | {answers.pass_ms:.0f} | {row(reference, answers)} |")
+
+
+def read(options: argparse.Namespace, model: PSG4D) -> list[TrainingWindow]:
+    encoder, frames = model.config.encoder, WindowConfig().num_frames
+    recipe = WindowRecipe(frames=frames, voxel_size_m=encoder.voxel_size_m, levels=len(encoder.channels), augment=False)
+    dataset = WindowDataset(open_recordings(options.dataset), recipe, options.seed)
+    return [dataset[i] for i in range(options.windows)]
+
+
+def words_of(model: PSG4D) -> tuple[str, ...]:
+    return tuple(c.name for c in model.vocabulary.classes)
+
+
+def as_integers(language_model: LanguageModel, phrases: Sequence[str]) -> None:
+    """Replace the frozen linear layers, in place. phrases: whose vectors are made before, by the layers as they are."""
+    language_model.phrase_embeddings(phrases)
+    for module in language_model.base.get_decoder().modules():
+        if isinstance(module, AdaptedLinear):
+            module.base = IntegerLinear(module.base)  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def ask(model: PSG4D, windows: Sequence[TrainingWindow]) -> Answers:
+    times: list[float] = []
+    remove = timed(model.language_model, times)
+    reads = list(read_windows(model, windows, words_of(model), language_model=True))
+    remove()
+    labels, attributes, relations, probabilities = [], set(), set(), []
+    for number, one in enumerate(reads):
+        labels += one.scores.class_logits[one.slots].argmax(dim=1).tolist()
+        attributes |= of_window(number, one.scores.attribute_logits[one.slots] > 0)
+        said = relation_probabilities(one)
+        relations |= of_window(number, said > InferenceConfig().relation_threshold)
+        probabilities.append(said)
+    pass_ms = 1000 * float(np.median(times))
+    return Answers(
+        pass_ms, tuple(labels), frozenset(attributes), frozenset(relations), tuple(probabilities), window_scores(reads)
+    )
+
+
+def relation_probabilities(read: ReadWindow) -> Tensor:
+    return torch.zeros(0, 0) if read.answer is None else read.answer.logits.sigmoid()
+
+
+def of_window(number: int, said: Tensor) -> set[tuple[int, int, int]]:
+    return {(number, int(row), int(word)) for row, word in said.nonzero().tolist()}
+
+
+def timed(module: nn.Module, times: list[float]) -> Callable[[], None]:
+    """Note the seconds of each pass. Returns what ends it."""
+    started: list[float] = []
+    before = module.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
+
+    def note(*_: Any) -> None:
+        times.append(time.perf_counter() - started.pop())
+
+    after = module.register_forward_hook(note)
+
+    def remove() -> None:
+        before.remove()
+        after.remove()
+
+    return remove
+
+
+def row(reference: Answers, answers: Answers) -> str:
+    same = sum(a == b for a, b in zip(reference.labels, answers.labels, strict=True))
+    cells = [f"{same} of {len(reference.labels)}"]
+    for wanted, said in ((reference.attributes, answers.attributes), (reference.relations, answers.relations)):
+        cells.append(f"{len(wanted & said)} of {len(wanted)}, {len(said - wanted)} more")
+    changes = [
+        (a - b).abs().max() for a, b in zip(reference.probabilities, answers.probabilities, strict=True) if len(a)
+    ]
+    cells.append(f"{float(max(changes, default=torch.zeros(()))):.3f}")
+    cells += [f"{100 * answers.scores[key]:.1f}" for key in ("class_top1", "relation_ap")]
+    return " | ".join(cells)
+
+
+if __name__ == "__main__":
+    main()
