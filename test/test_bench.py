@@ -23,6 +23,7 @@ from psg4d_ros.evaluation.bench.streams import Stream, wandering_boxes
 from psg4d_ros.evaluation.bench.tables import bench_markdown
 from psg4d_ros.runtime import predictor as predictor_module
 from psg4d_ros.runtime.backends import TorchBackend
+from psg4d_ros.structures import SceneGraph
 from psg4d_ros.transforms import TransformBuffer
 
 TINY = Plan(
@@ -118,12 +119,29 @@ def test_relations_at_the_cut_are_no_difference_and_others_are(paths, boxes):
     assert by_score[-1].score - by_score[0].score > 2 * EXACT, "the test needs a spread of scores"
     without_last = replace(graph, relations=tuple(by_score[1:]))
     without_best = replace(graph, relations=tuple(by_score[:-1]))
-    lowest, best = Agreement("", "", "float32", EXACT), Agreement("", "", "float32", EXACT)
-    for agreement, other in ((lowest, without_last), (best, without_best)):
-        agreement.add(graph, other)
-        agreement.add_relations(graph, other, threshold=0.0)
-    assert (lowest.same, lowest.at_the_cut) == (True, 1)
+    full = InferenceConfig(relation_threshold=0.0, max_relations=len(without_last.relations))
+    longer = replace(full, max_relations=len(by_score) + 1)
+
+    def compared_with(other: SceneGraph, inference: InferenceConfig) -> Agreement:
+        agreement = Agreement("", "", "float32", EXACT)
+        # The least of what the other one lists is as low as what it lacks, as where the number cuts.
+        least = min(r.score for r in other.relations)
+        mine = replace(graph, relations=tuple(replace(r, score=max(r.score, least)) for r in graph.relations))
+        agreement.add(mine, other)
+        agreement.add_relations(mine, other, inference)
+        return agreement
+
+    cut, missing, best = (
+        compared_with(without_last, full), compared_with(without_last, longer), compared_with(without_best, full)
+    )  # fmt: skip
+    assert (cut.same, cut.at_the_cut) == (True, 1)
+    assert (missing.same, missing.at_the_cut) == (False, 0), "there was room for it: the other path does not say it"
     assert (best.same, best.at_the_cut) == (False, 0)
+    lowered = replace(by_score[0], score=0.5 * EXACT)
+    by_threshold = Agreement("", "", "float32", EXACT)
+    by_threshold.add(graph, without_last)
+    by_threshold.add_relations(replace(graph, relations=(lowered, *by_score[1:])), without_last, longer)
+    assert (by_threshold.same, by_threshold.at_the_cut) == (True, 1)
     assert "in our graph alone" in best.differences[0]
     nothing = Agreement("", "", "float32", EXACT)
     assert not nothing.same, "nothing compared is nothing shown"
@@ -295,15 +313,21 @@ def test_verify_compares_only_and_says_by_its_status_whether_graphs_differ(
     assert "plain path: NO" in capsys.readouterr().out
 
 
-def test_a_backend_that_did_not_run_is_not_verified(tiny_checkpoint, tmp_path, capsys, monkeypatch):
-    """Engines need a GPU: without one another backend serves, and comparing that one would prove nothing."""
+def test_a_backend_that_failed_on_the_way_is_not_verified(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    """An engine may be built and fail on a window: another backend serves then, and comparing that proves nothing."""
     pytest.importorskip("embreex", reason="the simulator casts rays with embreex (extra sim)")
     monkeypatch.setattr(plans, "QUICK", TINY)
-    monkeypatch.setattr(TorchBackend, "problem", "no GPU, torch runs instead of tensorrt")
+    real = TorchBackend.decode_masks
+
+    def failing(self, slot_hidden, tokens):
+        self.problem = "the engine failed, torch runs instead of tensorrt"
+        return real(self, slot_hidden, tokens)
+
+    monkeypatch.setattr(TorchBackend, "decode_masks", failing)
     command = ["bench", "--quick", "--verify", "--checkpoint", str(tiny_checkpoint), "--quiet", "--backend", "torch"]
     command += ["--out", str(tmp_path), "--set", "inference.language_model_dtype=float32"]
     assert main(command) == 1
-    assert "torch was not verified: no GPU, torch runs instead of tensorrt" in capsys.readouterr().err
+    assert "torch was not verified: the engine failed, torch runs instead of tensorrt" in capsys.readouterr().err
 
 
 def test_a_wrong_backend_is_an_error_of_one_line(tiny_checkpoint, capsys, tmp_path):

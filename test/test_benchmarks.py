@@ -84,11 +84,13 @@ class TestNumbersOfTheLanguageModel:
         )
         _, *table = rows(lines)
         assert [row[0] for row in table] == ["float32", "bfloat16", "int8"]
-        (itself, *_) = table
-        assert re.fullmatch(r"(\d+) of \1", itself[2])
-        assert all(re.fullmatch(r"(\d+) of \1, 0 more", cell) for cell in itself[3:5])
-        assert itself[5] == "0.000"
-        assert max(float(row[5]) for row in table) > 0, "other numbers give other probabilities"
+        itself, half, integers = table
+        assert all(float(ms) > 0 for row in table for ms in row[1:3])
+        assert re.fullmatch(r"(\d+) of \1", itself[3])
+        assert all(re.fullmatch(r"(\d+) of \1, 0 more", cell) for cell in itself[4:6])
+        changes = [float(row[6]) for row in (itself, half, integers)]
+        assert changes[0] == 0
+        assert len(set(changes)) == 3, "each kind of numbers gives its own probabilities"
 
     def test_products_of_integers_are_those_of_the_layer_but_for_rounding(self) -> None:
         integer_linear = runpy.run_path(str(BENCHMARKS / "language_model_numbers.py"))["IntegerLinear"]

@@ -6,6 +6,7 @@ Tracing takes its time, so one export of the tiny checkpoint serves all tests th
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import onnx
 import pytest
@@ -145,6 +146,19 @@ def test_an_output_that_is_no_number_fails(exported, parts):
     report = check_parity(part, OnnxGraph(broken.SerializeToString()), "fp32", (10,))
     assert not report.ok
     json.dumps(report.max_abs_err, allow_nan=False)
+
+
+def test_one_value_that_is_no_number_fails_where_single_slots_may_differ(exported, parts):
+    part, graph = parts["mask_decoder"], OnnxGraph(exported[0] / "mask_decoder.onnx")
+
+    def spoilt(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        first, *others = graph(tensors)
+        first = first.clone()
+        first.view(-1)[0] = float("nan")
+        return [first, *others]
+
+    assert check_parity(part, graph, "fp32", (1000,)).ok
+    assert not check_parity(part, spoilt, "fp32", (1000,)).ok
 
 
 def test_where_parity_fails_nothing_is_written_and_the_command_says_so_in_one_line(

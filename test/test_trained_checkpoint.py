@@ -69,8 +69,9 @@ def test_switching_the_backend_changes_no_label_and_no_predicate(paths, kinect):
     compared = Agreement(kinect.name, "score", "float32", EXACT)
     for ours, theirs in zip(graphs("torch"), graphs("onnxruntime"), strict=True):
         compared.add(ours, theirs)
-        compared.add_relations(ours, theirs, THRESHOLD)
+        compared.add_relations(ours, theirs, paths.config.inference)
     assert compared.windows == 3
     assert compared.same, compared.differences
     assert compared.objects > 3
     assert compared.relations > 3
+    assert compared.at_the_cut == 0

@@ -68,6 +68,8 @@ def check_parity(part: GraphPart, graph: RunGraph, precision: str, voxels: tuple
             off = (a.float() - b.float()).abs().nan_to_num(nan=torch.inf).clamp(max=torch.finfo(torch.float32).max)
             limit = tolerance * max(1.0, float(a.abs().max()))
             within, most = float((off <= limit).float().mean()), float(off.max())
+            if bool((a.isfinite() & ~b.isfinite()).any()):
+                within = 0.0  # that is no slot that looks elsewhere
             largest = max(largest, most)
             if within < least_share:
                 least_share = within

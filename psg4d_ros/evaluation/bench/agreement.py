@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from psg4d_ros.config import TrackerConfig
+from psg4d_ros.config import InferenceConfig, TrackerConfig
 from psg4d_ros.evaluation.bench.paths import Kind, Paths
 from psg4d_ros.evaluation.bench.streams import Stream
 from psg4d_ros.structures import Relation, SceneGraph, WindowPrediction
@@ -32,14 +32,16 @@ class Agreement:
     """Of one recording and decoding.
 
     numbers: of our language model; the plain path's are float32. at_the_cut: relations that only one path has, with a
-    score so close to where relations are cut off (by threshold or number) that rounding decides. differences: the first
-    few, in words.
+    score so close to where the other one's are cut off (by threshold, or by number where its list is full) that
+    rounding decides. backend_problem: why ours did not run on the backend that was asked for, even if it failed on the
+    way; empty when it did. differences: the first few, in words.
     """
 
     recording: str
     decoding: str
     numbers: str
     tolerance: float
+    backend_problem: str = ""
     windows: int = 0
     objects: int = 0
     relations: int = 0
@@ -65,11 +67,11 @@ class Agreement:
         if same < SAME_POINTS[self.tolerance]:
             self._differ(ours, f"{100 * same:.1f} % of the points are of the same object")
 
-    def add_relations(self, ours: SceneGraph, plain: SceneGraph, threshold: float) -> None:
+    def add_relations(self, ours: SceneGraph, plain: SceneGraph, inference: InferenceConfig) -> None:
         """Compare the relations of two graphs, each of one window alone: where they are cut, their scores are those of
-        the window. threshold: least of them."""
+        the window. inference: which relations a window lists."""
         self.relations += len(ours.relations)
-        self._relations(ours, plain, threshold)
+        self._relations(ours, plain, inference)
 
     def _objects(self, ours: SceneGraph, plain: SceneGraph) -> None:
         mine, theirs = ({o.track_id: o for o in g.objects} for g in (ours, plain))
@@ -82,18 +84,19 @@ class Agreement:
             else:
                 self._score(ours, f"object {track}", a.score, b.score)
 
-    def _relations(self, ours: SceneGraph, plain: SceneGraph, threshold: float) -> None:
+    def _relations(self, ours: SceneGraph, plain: SceneGraph, inference: InferenceConfig) -> None:
         mine, theirs = ({_key(r): r for r in g.relations} for g in (ours, plain))
-        scores = [r.score for r in (*mine.values(), *theirs.values())]
-        lowest = min(scores, default=threshold)
         for key in sorted(mine.keys() | theirs.keys()):
             a, b = mine.get(key), theirs.get(key)
             if a is not None and b is not None:
                 self._score(ours, f"relation {key[:3]}", a.score, b.score)
                 continue
-            alone = a or b
+            alone, others = (b, mine) if a is None else (a, theirs)
             assert alone is not None
-            if min(abs(alone.score - threshold), alone.score - lowest) <= self.tolerance:
+            cuts = [inference.relation_threshold]
+            if len(others) >= inference.max_relations:
+                cuts.append(min(r.score for r in others.values()))
+            if any(abs(alone.score - cut) <= self.tolerance for cut in cuts):
                 self.at_the_cut += 1
             else:
                 self._differ(ours, f"relation {key[:3]} is in {'the plain' if a is None else 'our'} graph alone")
@@ -161,6 +164,8 @@ def compare_graphs(
                 *ours_alone, reference_alone = [_alone(prediction) for prediction in said]
                 for agreement, graph, alone in zip(agreements, ours, ours_alone, strict=True):
                     agreement.add(graph, reference)
-                    agreement.add_relations(alone, reference_alone, paths.config.inference.relation_threshold)
+                    agreement.add_relations(alone, reference_alone, paths.config.inference)
+            for agreement, predictor in zip(agreements, fast.values(), strict=True):
+                agreement.backend_problem = predictor.backend.problem
             out += agreements
     return out

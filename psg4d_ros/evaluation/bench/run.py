@@ -61,9 +61,11 @@ def bench(
     }
     if simulated is not None:
         if "graphs" in parts:
-            result |= _agreement_json(
-                compare_graphs(paths, [(bundled_stream(), None), (simulated, plan.compared)], progress)
-            )
+            agreements = compare_graphs(paths, [(bundled_stream(), None), (simulated, plan.compared)], progress)
+            result |= _agreement_json(agreements)
+            # An engine may be built, and fail on its first window: then another backend was compared.
+            failed = [a.backend_problem for a in agreements if a.backend_problem]
+            result["backend_problem"] = backend.problem or next(iter(failed), "")
         if "speed" in parts:
             result |= _speed(paths, plan, simulated, progress)
         if "growth" in parts:
