@@ -56,7 +56,7 @@ class ScenePipeline:
         cls, folder: Path, config: PipelineConfig, transforms: TransformLookup | None = None
     ) -> ScenePipeline:
         """Load a verified checkpoint. Raises CheckpointError or ConfigError, never starts half-loaded."""
-        prepare_torch()  # command line and node did; a program that embeds the pipeline need not know of it
+        prepare_torch()  # command line and node did; in a program of one's own it at least bounds the memory
         device = choose_device(config.inference.device)
         model = load_checkpoint(folder, device, language_model_dtype(config.inference.language_model_dtype))
         trained_s, used_s = model.config.frame_interval_s, config.window.frame_interval_s

@@ -1,4 +1,7 @@
-"""What torch's libraries read from the environment. To be called before torch is imported; values of the user's win."""
+"""What torch's libraries read from the environment; values of the user's win.
+
+To be called before torch is imported; later, but before its first product, only the limit of shapes has an effect.
+"""
 
 import os
 
@@ -16,7 +19,7 @@ def prepare_torch() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # On a CPU oneDNN compiles each product in bfloat16 for its shape, and keeps the last 1024, torch's layer above it
     # as many more: megabytes for every new length of text, so that a node would grow for hours. Hardly any shape comes
-    # again; what it costs to compile one is in no measurement. To compare: LRU_CACHE_CAPACITY=1024
+    # again. To compare: LRU_CACHE_CAPACITY=1024
     # ONEDNN_PRIMITIVE_CACHE_CAPACITY=1024 psg4d bench --only memory.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, _SHAPES)

@@ -223,6 +223,15 @@ def test_generate_in_free_words_counts_what_is_no_answer_and_keeps_the_object(ma
     assert sum(v for k, v in pipeline.counts.items() if k.startswith("lm_")) > 0, "a random model babbles"
 
 
+def test_warm_up_runs_every_stage(make, spy):
+    """Turn 2, too, which needs two objects: the trained model is sure of none in noise."""
+    pipeline = make(presence_threshold=0.99)
+    asked = spy(pipeline.predictor.model.chain, "turn2")
+    pipeline.warm_up()
+    assert any(len(call.pairs) for call in asked)
+    assert pipeline.predictor.config.presence_threshold == 0.99
+
+
 def test_warm_up_leaves_no_trace(make, room):
     cold, warm = make(), make()
     warm.warm_up()

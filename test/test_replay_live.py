@@ -60,6 +60,7 @@ def test_every_cloud_is_answered_or_counted_and_the_graphs_are_judged(bag, tiny_
     assert live["clouds_lost"] == live["graphs_lost"] == 0  # both ways are reliable
     assert live["graphs_received"] == result["windows"] > 0
     assert live["graphs_received"] + live["windows_replaced"] == live["windows_due"] == FRAMES
+    assert 0 < live["callback_ms"]["p50"] <= live["callback_ms"]["p99"] <= live["callback_ms"]["max"]
     assert result["frames_dropped"] == live["windows_replaced"] == sum(result["errors"].values())
     assert result["counts"]["clouds_received"] == result["counts"]["accepted"] == FRAMES
     # Ground truth is judged as without DDS, and what came without a graph is a frame in which nothing was found.

@@ -138,6 +138,7 @@ class HeardPipeline:
             "windows_replaced": given_up["windows_replaced"],
             "graphs_received": self.received,
             "graphs_lost": losses["graphs lost on the way to the subscriber"],
+            "callback_ms": _callback_ms(heard.statuses["input"]),
         }
         result.wall_s = heard.wall_s
         result.memory = MemoryLog(list(heard.resident_mb))
@@ -153,6 +154,12 @@ class HeardPipeline:
         cloud: LabelledCloud = self._next_cloud[1]
         self._next_cloud = next(self._clouds, None)
         return cloud
+
+
+def _callback_ms(status: Mapping[str, str]) -> dict[str, float]:
+    """How long the node's callback held a cloud; {} before the first one."""
+    values = status.get("callback_ms_p50_p99_max", "").split()
+    return dict(zip(("p50", "p99", "max"), map(float, values), strict=False))
 
 
 def _graphs(bag: Bag) -> Iterator[tuple[SceneGraph, int]]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -51,6 +52,7 @@ class PerceptionNode(LifecycleNode):
         )
 
     def on_configure(self, state: Any) -> TransitionCallbackReturn:
+        started = time.monotonic()
         try:
             self.config = params.read(self, NodeConfig)
             # Here and not above: torch takes seconds to import, and wrong parameters should be told at once.
@@ -62,7 +64,8 @@ class PerceptionNode(LifecycleNode):
         except Exception as error:
             return self._refuse("configure", "".join(traceback.format_exception(error)))
         pipeline = self.session.pipeline
-        self.get_logger().info(f"loaded {pipeline.model_id} from {self.session.checkpoint}")
+        took_s = time.monotonic() - started
+        self.get_logger().info(f"loaded {pipeline.model_id} from {self.session.checkpoint} in {took_s:.1f} s")
         if not pipeline.trained:
             self.get_logger().warning("this checkpoint is untrained: its labels, masks and relations mean nothing")
         self._state, self._failure = "inactive", ""
