@@ -17,10 +17,10 @@ if sys.argv[1] == "prepared":
 import torch
 from psg4d_ros.evaluation.memory import resident_mb
 torch.set_num_threads(1)
-weight, rows = torch.randn(1536, 576, dtype=torch.bfloat16), torch.randn(600, 576, dtype=torch.bfloat16)
+weight, rows = torch.randn(1536, 576, dtype=torch.bfloat16), torch.randn(900, 576, dtype=torch.bfloat16)
 torch.nn.functional.linear(rows, weight)
 start = resident_mb()
-for count in range(200, 500):
+for count in range(100, 800):
     torch.nn.functional.linear(rows[:count], weight)
 print(resident_mb() - start)
 """
