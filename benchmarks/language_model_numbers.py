@@ -6,9 +6,9 @@ pairs, under the true names, so that all rows answer the same questions.
 
 ``int8``: the frozen linear layers as products of 8-bit integers, weights scaled by output channel, inputs by token
 as they come; all else in bfloat16. Turns: median of a pass; rows run one after the other, each warmed up. ``labels``,
-``attributes``, ``relations``: of those that float32 gives (best name of each found object, attributes above one half,
-relations above 0.3) how many a row has too, and how many it adds; then the largest change of a relation's probability,
-and how right the answers are.
+``attributes``, ``relations``: of those that float32 gives (best name of each slot that is present, attributes above one
+half, relations above 0.3) how many a row has too, and how many it adds; then the largest change of the probability of a
+relation that both were asked for, and how right the answers are.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from psg4d_ros.data.open_dataset import open_recordings
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.torch_environment import prepare_torch
-from psg4d_ros.training.window_scores import ReadWindow, read_windows, window_scores
+from psg4d_ros.training.window_scores import read_windows, window_scores
 from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
 
+Said = tuple[int, int, int]
 NUMBERS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.bfloat16}
 
 
@@ -54,14 +55,14 @@ class IntegerLinear(nn.Module):
 
 @dataclass(frozen=True)
 class Answers:
-    """What a language model says of the windows. turn_ms: median of each turn's passes. labels: by found object;
-    attributes and relations: as numbers of (window, object or pair, word); probabilities: of relations, by window."""
+    """What a language model says of the windows. turn_ms: median of each turn's passes. labels, attributes, relations:
+    as (window, slot or true pair, word); probabilities: float32[n] of the predicates, by (window, true pair)."""
 
     turn_ms: tuple[float, float]
-    labels: tuple[int, ...]
-    attributes: frozenset[tuple[int, int, int]]
-    relations: frozenset[tuple[int, int, int]]
-    probabilities: tuple[Tensor, ...]
+    labels: frozenset[Said]
+    attributes: frozenset[Said]
+    relations: frozenset[Said]
+    probabilities: dict[tuple[int, int], Tensor]
     scores: dict[str, float]
 
 
@@ -119,25 +120,27 @@ def ask(model: PSG4D, windows: Sequence[TrainingWindow]) -> Answers:
     remove = timed(model.language_model, times)
     reads = list(read_windows(model, windows, words_of(model), language_model=True))
     remove()
-    labels, attributes, relations, probabilities = [], set(), set(), []
+    labels: set[Said] = set()
+    attributes: set[Said] = set()
+    relations: set[Said] = set()
+    probabilities: dict[tuple[int, int], Tensor] = {}
     for number, one in enumerate(reads):
-        labels += one.scores.class_logits[one.slots].argmax(dim=1).tolist()
-        attributes |= of_window(number, one.scores.attribute_logits[one.slots] > 0)
-        said = relation_probabilities(one)
-        relations |= of_window(number, said > InferenceConfig().relation_threshold)
-        probabilities.append(said)
+        best = one.scores.class_logits[one.slots].argmax(dim=1).tolist()
+        labels |= {(number, slot, word) for slot, word in zip(one.slots.tolist(), best, strict=True)}
+        attributes |= above(number, one.slots, one.scores.attribute_logits[one.slots].sigmoid(), 0.5)
+        if one.answer is not None:
+            said = one.answer.logits.sigmoid()
+            relations |= above(number, one.asked.rows, said, InferenceConfig().relation_threshold)
+            probabilities |= {(number, pair): of for pair, of in zip(one.asked.rows.tolist(), said, strict=True)}
     turn_ms = float(np.median(times[0])), float(np.median(times[1] or [np.nan]))
     return Answers(
-        turn_ms, tuple(labels), frozenset(attributes), frozenset(relations), tuple(probabilities), window_scores(reads)
+        turn_ms, frozenset(labels), frozenset(attributes), frozenset(relations), probabilities, window_scores(reads)
     )
 
 
-def relation_probabilities(read: ReadWindow) -> Tensor:
-    return torch.zeros(0, 0) if read.answer is None else read.answer.logits.sigmoid()
-
-
-def of_window(number: int, said: Tensor) -> set[tuple[int, int, int]]:
-    return {(number, int(row), int(word)) for row, word in said.nonzero().tolist()}
+def above(window: int, rows: Tensor, probabilities: Tensor, threshold: float) -> set[Said]:
+    """rows: int64[R], what the rows of probabilities float32[R, n] are about."""
+    return {(window, int(rows[i]), word) for i, word in (probabilities > threshold).nonzero().tolist()}
 
 
 def timed(module: nn.Module, times: tuple[list[float], list[float]]) -> Callable[[], None]:
@@ -160,14 +163,16 @@ def timed(module: nn.Module, times: tuple[list[float], list[float]]) -> Callable
 
 
 def row(reference: Answers, answers: Answers) -> str:
-    same = sum(a == b for a, b in zip(reference.labels, answers.labels, strict=True))
-    cells = [f"{same} of {len(reference.labels)}"]
-    for wanted, said in ((reference.attributes, answers.attributes), (reference.relations, answers.relations)):
+    cells = []
+    for wanted, said in (
+        (reference.labels, answers.labels),
+        (reference.attributes, answers.attributes),
+        (reference.relations, answers.relations),
+    ):
         cells.append(f"{len(wanted & said)} of {len(wanted)}, {len(said - wanted)} more")
-    changes = [
-        (a - b).abs().max() for a, b in zip(reference.probabilities, answers.probabilities, strict=True) if len(a)
-    ]
-    cells.append(f"{float(max(changes, default=torch.zeros(()))):.4f}")
+    both = reference.probabilities.keys() & answers.probabilities.keys()
+    changes = [float((reference.probabilities[pair] - answers.probabilities[pair]).abs().max()) for pair in both]
+    cells.append(f"{max(changes, default=0.0):.4f}")
     cells += [f"{100 * answers.scores[key]:.1f}" for key in ("class_top1", "relation_ap")]
     return " | ".join(cells)
 

@@ -53,6 +53,7 @@ def test_workers_of_simulate_end_with_it(tmp_path, number):
         parent.send_signal(number)
         parent.wait(30)
         wait_until(lambda: not any(alive(p) for p in workers), "the end of the workers", 60.0)
+        assert len(workers) == 2, "there were some to end"
     finally:
         parent.kill()
         for process in workers:
