@@ -17,6 +17,8 @@ from psg4d_ros.checkpoint import load_checkpoint
 from psg4d_ros.config import InferenceConfig
 from psg4d_ros.evaluation.bench.plain import plain_predictor
 from psg4d_ros.model.chain import DescribedObject, SceneChain
+from psg4d_ros.model.generate import generate_objects, generate_relations
+from psg4d_ros.model.grammar import object_grammar, relation_grammar
 from psg4d_ros.model.language_model import tiny_language_model, visibility_bias
 from psg4d_ros.model.proposals import best_votes
 from psg4d_ros.runtime.cuda_graphs import (
@@ -30,6 +32,7 @@ from psg4d_ros.runtime.cuda_graphs import (
     StaticPass,
     captured_parts,
 )
+from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.predictor import WindowPredictor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -150,16 +153,31 @@ def test_every_padded_token_sees_itself(chain):
             assert bias.isfinite().any(dim=-1).all()
 
 
-def test_generated_text_goes_on_from_a_captured_pass(chain, reading):
-    """``generate`` decoding extends the caches of both turns, each of whose tokens must be a real one."""
-    lm, states = chain.language_model, []
-    for by in (chain, chain.reading_with(reading)):
-        branches = answers(by, 9, 3, 6)[1].branches()
-        own = torch.eye(6, dtype=torch.bool)
-        bias = visibility_bias(torch.cat([branches.visible, own], dim=1))
-        x = lm.embed([5, 6, 7, 8, 9, 10])[None]
-        states.append(lm(x, bias, branches.positions, branches.cache)[0])
-    torch.testing.assert_close(states[1], states[0], atol=2e-5, rtol=1e-4)
+@pytest.mark.parametrize("size", [(9, 3, 6), (100, 9, 64)])
+def test_what_is_written_is_the_same_from_graphs(chain, reading, size):
+    """``generate`` decoding extends the caches of both turns, each of whose tokens must be a real one, step by step;
+    with 64 pairs the text outgrows a bucket on the way."""
+    lm = chain.language_model
+    objects = object_grammar(lm, ["coffee table", "chair", "person"], ["red", "moving"])
+    relations = relation_grammar(lm, ["standing on", "next to", "holding"], 8)
+
+    def written(read):
+        by = chain if read is None else chain.reading_with(read)
+        with torch.inference_mode():
+            first, second = answers(by, *size)
+            return [
+                *generate_objects(lm, first, range(Q), objects, read),
+                *generate_relations(lm, second, relations, 8, read),
+            ]
+
+    plain, ours = written(None), written(reading)
+    assert len({answer.answer.score for answer in plain}) == len(plain), "each branch has its own state"
+    for a, b in zip(ours, plain, strict=True):
+        assert (a.answer.text, a.outcome) == (b.answer.text, b.outcome)
+        assert a.answer.score == pytest.approx(b.answer.score, abs=1e-4)
+    assert max(answer.answer.num_tokens for answer in plain) > 5
+    if size[2] == 64:
+        assert reading.graphs.captures > 4
 
 
 @pytest.mark.parametrize("rows", [ROWS_STEP - 1, ROWS_STEP, ROWS_STEP + 1])
@@ -220,14 +238,21 @@ def test_where_capturing_fails_passes_go_on_without_and_it_is_said_once(chain, c
     assert len(reading.graphs) == 0
 
 
-def test_a_predictor_captures_usual_sizes_when_it_warms_up_and_predicts_the_same(tiny_checkpoint):
+@pytest.mark.parametrize("decoding", ["score", "generate"])
+def test_a_predictor_captures_usual_sizes_when_it_warms_up_and_predicts_the_same(tiny_checkpoint, decoding):
     config = InferenceConfig(
-        device="cpu", presence_threshold=0.0, min_kept=0.0, relation_threshold=0.0, max_relations=10_000
+        device="cpu",
+        decoding=decoding,
+        presence_threshold=0.0,
+        min_kept=0.0,
+        relation_threshold=0.0,
+        max_relations=10_000,
     )
     model = load_checkpoint(tiny_checkpoint, torch.device("cpu"), torch.float32)
     plain, ours = (WindowPredictor(model, config, trained=True) for _ in range(2))
     assert plain.captured is None, "nothing is captured on a CPU"
     ours.captured = captured_parts(model, run_again)
+    ours.writer = Writer(model.language_model, ours.captured.reading)
     ours.warm_up(2)
     parts, asked = (ours.captured.reading.graphs, ours.captured.votes.graphs), 0
     captured = [part.captures for part in parts]

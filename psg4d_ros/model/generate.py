@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from psg4d_ros.errors import ConfigError
-from psg4d_ros.model.chain import Branches, Turn1, Turn2
+from psg4d_ros.model.chain import Branches, Read, Turn1, Turn2
 from psg4d_ros.model.grammar import (
     ATTRIBUTE,
     LABEL,
@@ -73,18 +73,18 @@ class GeneratedRelation:
 
 
 def generate_objects(
-    language_model: LanguageModel, turn1: Turn1, slots: Sequence[int], grammar: Grammar
+    language_model: LanguageModel, turn1: Turn1, slots: Sequence[int], grammar: Grammar, read: Read | None = None
 ) -> list[GeneratedObject]:
-    """Turn 1's answers for the given slots (indices), in their order."""
+    """Turn 1's answers for the given slots (indices), in their order. read: see generate."""
     branches = turn1.branches().select(torch.as_tensor(slots, dtype=torch.int64))
-    return [read_object(answer) for answer in generate(language_model, branches, grammar)]
+    return [read_object(answer) for answer in generate(language_model, branches, grammar, read)]
 
 
 def generate_relations(
-    language_model: LanguageModel, turn2: Turn2, grammar: Grammar, num_frames: int
+    language_model: LanguageModel, turn2: Turn2, grammar: Grammar, num_frames: int, read: Read | None = None
 ) -> list[GeneratedRelation]:
-    """Turn 2's answers, one per pair of ``turn2`` in its order."""
-    return [read_relation(a, num_frames) for a in generate(language_model, turn2.branches(), grammar)]
+    """Turn 2's answers, one per pair of ``turn2`` in its order. read: see generate."""
+    return [read_relation(a, num_frames) for a in generate(language_model, turn2.branches(), grammar, read)]
 
 
 def count_outcomes(results: Iterable[GeneratedObject | GeneratedRelation]) -> Counter[str]:
@@ -93,20 +93,23 @@ def count_outcomes(results: Iterable[GeneratedObject | GeneratedRelation]) -> Co
 
 
 @torch.no_grad()
-def generate(language_model: LanguageModel, branches: Branches, grammar: Grammar) -> list[Answer]:
+def generate(
+    language_model: LanguageModel, branches: Branches, grammar: Grammar, read: Read | None = None
+) -> list[Answer]:
     """The likeliest answer of each branch, token by token (greedy), constrained to the grammar. Always ends.
 
-    ``branches`` is not changed. Ties go to the lower token id, so the same input gives the same answers.
+    read: does the passes in the language model's place, see SceneChain.reading_with. ``branches`` is not changed. Ties
+    go to the lower token id, so the same input gives the same answers.
     """
     writers = [_Writer(grammar) for _ in branches.hidden]
     states = dict(enumerate(branches.hidden))
-    growing = _Growing(branches)
+    growing = _Growing(language_model, branches, read)
     live = [i for i, w in enumerate(writers) if not w.ended]
     while live:
         new = {i: chunk for i in live if (chunk := writers[i].take_unfed())}
         if new:
-            read = growing.feed(language_model, list(new), list(new.values()))
-            states.update((i, hidden[-1]) for i, hidden in read.items())
+            said = growing.feed(list(new), list(new.values()))
+            states.update((i, hidden[-1]) for i, hidden in said.items())
         logits = language_model.token_logits(torch.stack([states[i] for i in live]))
         mask = grammar.mask([writers[i].allowed for i in live]).to(logits.device)
         log_probs = logits.masked_fill(~mask, float("-inf")).log_softmax(dim=1)
@@ -128,7 +131,7 @@ def answer_log_probs(
     if len(answers) != count:
         raise ValueError(f"{len(answers)} answers for {count} branches")
     told = [i for i in range(count) if len(answers[i])]
-    hidden = _Growing(branches).feed(language_model, told, [answers[i] for i in told]) if told else {}
+    hidden = _Growing(language_model, branches).feed(told, [answers[i] for i in told]) if told else {}
     states = [torch.cat([branches.hidden[i : i + 1], *([hidden[i]] if i in hidden else [])]) for i in range(count)]
     targets = [[*ids, language_model.end_id] for ids in answers]
     lengths = [len(ids) for ids in targets]
@@ -246,25 +249,25 @@ class _Writer:
 class _Growing:
     """The cache that branches share, and which of its tokens belong to which branch."""
 
-    def __init__(self, branches: Branches) -> None:
+    def __init__(self, language_model: LanguageModel, branches: Branches, read: Read | None = None) -> None:
+        self._language_model = language_model
+        self._read: Read = language_model if read is None else read
         self._cache: KeyValueCache = branches.cache
         self._base = branches.visible.cpu()
         self._owners = torch.empty(0, dtype=torch.int64)
         self._positions: list[int] = branches.positions.tolist()
 
-    def feed(
-        self, language_model: LanguageModel, live: Sequence[int], chunks: Sequence[Sequence[int]]
-    ) -> dict[int, Tensor]:
+    def feed(self, live: Sequence[int], chunks: Sequence[Sequence[int]]) -> dict[int, Tensor]:
         """Read a chunk of tokens for each live branch, all in one pass; branch -> the states of its chunk, [len, H]."""
         ids = [token for chunk in chunks for token in chunk]
         owner = torch.tensor([i for i, chunk in zip(live, chunks, strict=True) for _ in chunk])
         positions = [self._positions[i] + k for i, chunk in zip(live, chunks, strict=True) for k in range(len(chunk))]
-        language_model.check_length(max(positions) + 1)
+        self._language_model.check_length(max(positions) + 1)
         among = (owner[:, None] == owner[None]).tril()
         visible = torch.cat([self._base[owner], owner[:, None] == self._owners[None], among], dim=1)
-        device = language_model.device
-        x = language_model.embed(ids)[None]
-        hidden, self._cache = language_model(
+        device = self._language_model.device
+        x = self._language_model.embed(ids)[None]
+        hidden, self._cache = self._read(
             x, visibility_bias(visible.to(device)), torch.tensor(positions, device=device), self._cache
         )
         self._owners = torch.cat([self._owners, owner])

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from psg4d_ros.config import InferenceConfig
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel
 from psg4d_ros.model.prompt import prefix
 from psg4d_ros.model.proposals import best_votes
@@ -33,11 +34,13 @@ Capture = Callable[[Function, Tensors], Replay]
 # less than new ones.
 ROWS_STEP, PAST_STEP, VOTES_STEP = 128, 512, 4096
 # Longer passes keep a GPU busy for longer than they take to launch.
-MOST_ROWS, MOST_PAST, MOST_VOTES = 1024, 2048, 65_536
+MOST_ROWS, MOST_PAST, MOST_VOTES = 1024, 4096, 65_536
 # Graphs of one pass, the last used; each holds some tens of MB.
-MOST_GRAPHS = 16
+MOST_GRAPHS = 32
 # Questions of turn 2 are rarely longer: 64 pairs and a list of some 40 objects.
 USUAL_QUESTION = 512
+# Answers in words: a step reads a token or two of each slot or pair, after a text that grows by some ten of each.
+USUAL_STEP, USUAL_ANSWERS = 256, 2048
 # Libraries choose kernels and reserve memory in the first runs, which must not happen while a graph is captured.
 _RUNS_BEFORE_CAPTURE = 3
 
@@ -126,7 +129,8 @@ class StaticPass:
 
 
 class CapturedReading:
-    """``LanguageModel.forward`` for one window, from graphs; stands in for it in SceneChain.reading_with.
+    """``LanguageModel.forward`` for one window, from graphs; stands in for it in SceneChain.reading_with and where
+    answers are written: there the cache lies in buffers of fixed size, which the text grows in from step to step.
 
     Weights may change in place. They must not be replaced: graphs go on with those they were captured with.
     """
@@ -159,16 +163,19 @@ class CapturedReading:
         answer: tuple[Tensor, KeyValueCache] = self.language_model(inputs_embeds, attention_bias, position_ids, cache)
         return answer
 
-    def warm_up(self, first: tuple[int, int], past: int, then: tuple[int, int]) -> None:
-        """Capture passes of ``first`` (least, most) tokens, and of ``then`` more after ``past`` earlier ones."""
+    def warm_up(self, first: tuple[int, int], *then: tuple[int, int]) -> None:
+        """Capture passes of ``first`` (least, most) tokens; and for each of ``then``, (earlier tokens, most), of up to
+        so many tokens after so many earlier ones."""
         cache: KeyValueCache | None = None
         for tokens in _buckets(*first):
             cache = self._nothing(tokens, None)
-        if cache is not None and past > 0:
-            shape = cache.layers[0][0].shape
+        if cache is None:
+            return
+        shape = cache.layers[0][0].shape
+        for past, most in then:
             empty = cache.layers[0][0].new_zeros(shape[0], shape[1], past, shape[3])
             earlier = KeyValueCache(tuple((empty, empty) for _ in cache.layers))
-            for tokens in _buckets(*then):
+            for tokens in _buckets(1, most):
                 self._nothing(tokens, earlier)
 
     def _nothing(self, tokens: int, cache: KeyValueCache | None) -> KeyValueCache:
@@ -233,17 +240,21 @@ class CapturedParts:
     reading: CapturedReading
     votes: CapturedVotes
 
-    def warm_up(self, model: PSG4D, *, read: bool) -> None:
-        """Capture the sizes that windows usually have. read: also those of the language model."""
+    def warm_up(self, model: PSG4D, config: InferenceConfig) -> None:
+        """Capture the sizes that windows usually have; those of the language model as far as ``config`` uses it."""
         decoder = model.config.decoder
         if decoder.proposals:
             self.votes.warm_up(decoder.max_keys, model.device)
-        if read:
+        if config.use_language_model:
             text = prefix(model.language_model)
             least = len(text.head) + len(text.tail)
             most = least + model.config.language_model.max_scene_tokens
             first = least + decoder.num_slots, most + decoder.num_slots
-            self.reading.warm_up(first, most, (1, USUAL_QUESTION))
+            then = [(most, USUAL_QUESTION)]
+            if config.decoding == "generate":
+                grown = range(_up(first[0], PAST_STEP), USUAL_ANSWERS + 1, PAST_STEP)
+                then += [(past, USUAL_STEP) for past in grown]
+            self.reading.warm_up(first, *then)
 
 
 def captured_parts(model: PSG4D, capture: Capture) -> CapturedParts:

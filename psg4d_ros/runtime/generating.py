@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from psg4d_ros.config import InferenceConfig
-from psg4d_ros.model.chain import Turn1, Turn2
+from psg4d_ros.model.chain import Read, Turn1, Turn2
 from psg4d_ros.model.generate import GeneratedObject, count_outcomes, generate_objects, generate_relations
 from psg4d_ros.model.grammar import Grammar, object_grammar, relation_grammar
 from psg4d_ros.model.language_model import LanguageModel
@@ -23,8 +23,10 @@ MAX_GRAMMARS = 64
 class Writer:
     """Lets the language model write; ``config.free_words``: in words of its own instead of the vocabulary's."""
 
-    def __init__(self, language_model: LanguageModel) -> None:
+    def __init__(self, language_model: LanguageModel, read: Read | None = None) -> None:
+        """read: does the passes in the language model's place, see SceneChain.reading_with."""
         self.language_model = language_model
+        self._read = read
         # A grammar holds the tokens of every word it allows: made once per vocabulary, not once per window.
         self._grammars: dict[tuple[object, ...], Grammar] = {}
 
@@ -46,12 +48,12 @@ class Writer:
         attributes = vocabulary.attributes
         grammar = self._grammar((labels, attributes), lambda: object_grammar(self.language_model, labels, attributes))
         slots = segmentation.slots.tolist()
-        read = [i for i, slot in enumerate(slots) if slot < len(turn1.slot_hidden)]
-        written = generate_objects(self.language_model, turn1, [slots[i] for i in read], grammar)
+        known = [i for i, slot in enumerate(slots) if slot < len(turn1.slot_hidden)]
+        written = generate_objects(self.language_model, turn1, [slots[i] for i in known], grammar, self._read)
         counts.update(count_outcomes(written))
         presence = segmentation.presence_prob.tolist()
         renamed = list(scored)
-        for i, answer in zip(read, written, strict=True):
+        for i, answer in zip(known, written, strict=True):
             renamed[i] = _renamed(scored[i], answer, presence[i], vocabulary)
         return tuple(renamed)
 
@@ -64,7 +66,7 @@ class Writer:
         grammar = self._grammar(
             (predicates, num_frames), lambda: relation_grammar(self.language_model, predicates, num_frames)
         )
-        written = generate_relations(self.language_model, turn2, grammar, num_frames)
+        written = generate_relations(self.language_model, turn2, grammar, num_frames, self._read)
         counts.update(count_outcomes(written))
         found = [
             RelationPrediction(

@@ -91,10 +91,10 @@ class WindowPredictor:
             wait=config.wait_for_engines,
         )
         self.cache = FrameCache(self.backend, model.config.encoder)
-        self.writer = Writer(model.language_model)
         self.captured: CapturedParts | None = None
         if config.cuda_graphs and model.device.type == "cuda":
             self.captured = captured_parts(model, GraphCapture(model.device))
+        self.writer = Writer(model.language_model, None if self.captured is None else self.captured.reading)
         self.counts: Counter[str] = Counter()
 
     @torch.inference_mode()
@@ -248,4 +248,4 @@ class WindowPredictor:
         self.cache.clear()
         self.counts.clear()
         if self.captured is not None:
-            self.captured.warm_up(self.model, read=self.config.use_language_model)
+            self.captured.warm_up(self.model, self.config)
