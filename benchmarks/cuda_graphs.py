@@ -1,8 +1,8 @@
 """Passes launched as CUDA graphs against the same launched kernel by kernel: how long they take, and what they answer.
 
-``python benchmarks/cuda_graphs.py [--checkpoint DIR] [--windows 16] [--size 168x126]``; needs the simulator. On a CPU
-there are no graphs: the functions are run again on the padded buffers in their place. Then what is compared is padding,
-cutting and copying, and times say nothing.
+``python benchmarks/cuda_graphs.py [--checkpoint DIR] [--windows 16] [--size 168x126] [--decoding generate]``; needs the
+simulator. On a CPU there are no graphs: the functions are run again on the padded buffers in their place. Then what is
+compared is padding, cutting and copying, and times say nothing.
 
 First the language model alone, on random tokens: one pass, and a second one of more tokens after it. ``difference``:
 the largest of a hidden state, over their mean size. Then full windows of a simulated recording, each with one new
@@ -32,6 +32,7 @@ from psg4d_ros.evaluation.bench.streams import SIMULATED_INTERVAL_S, Stream, sim
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel, visibility_bias
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.cuda_graphs import CapturedReading, Function, GraphCapture, Replay, Tensors, captured_parts
+from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.naming import warm_phrases
 from psg4d_ros.runtime.predictor import WindowPredictor
 from psg4d_ros.structures import SceneGraph
@@ -99,6 +100,7 @@ def windows(paths: Paths, model: PSG4D, stream: Stream, *, captured: bool) -> tu
     predictor = WindowPredictor(model, inference, trained=paths.manifest.trained, num_frames=full)
     if captured and predictor.captured is None:
         predictor.captured = captured_parts(model, run_again)
+        predictor.writer = Writer(model.language_model, predictor.captured.reading)
     warm_phrases(model, predictor.vocabulary)
     run = paths.start(predictor, stream)
     run.pipeline.warm_up()
@@ -146,12 +148,13 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--size", default="168x126", help="rays of the depth camera across and down")
+    parser.add_argument("--decoding", choices=("score", "generate"), default="score")
     options = parser.parse_args()
     config = PipelineConfig()
     threshold = config.inference.relation_threshold
     interval_s = min(config.window.frame_interval_s, SIMULATED_INTERVAL_S)
     window = replace(config.window, min_frames=1, frame_interval_s=interval_s)
-    inference = replace(config.inference, backend="torch", relation_threshold=0.0)
+    inference = replace(config.inference, backend="torch", decoding=options.decoding, relation_threshold=0.0)
     paths = Paths(options.checkpoint or default_checkpoint(), replace(config, window=window, inference=inference))
     device = paths.model.device
     width, height = (int(n) for n in options.size.split("x"))

@@ -57,9 +57,12 @@ def simulated(tmp_path_factory) -> Path:
     return folder
 
 
-def test_cuda_graphs_compares_each_stage_and_the_answers(run, tiny_checkpoint) -> None:
+@pytest.mark.parametrize("decoding", ["score", "generate"])
+def test_cuda_graphs_compares_each_stage_and_the_answers(run, tiny_checkpoint, decoding) -> None:
     pytest.importorskip("embreex", reason="the simulator needs embreex, which has no wheel for this platform")
-    lines = run("cuda_graphs.py", "--checkpoint", tiny_checkpoint, "--windows", 1, "--size", "48x36")
+    lines = run(
+        "cuda_graphs.py", "--checkpoint", tiny_checkpoint, "--windows", 1, "--size", "48x36", "--decoding", decoding
+    )
     assert {"turn1", "turn2", "masks", "total"} <= {row[0] for row in rows(lines)}
     # In float32, which comes last, padding changes nothing but rounding.
     assert lines[-2] == "2 windows: 2 with the same labels, 2 with the same relations;"
