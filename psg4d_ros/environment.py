@@ -111,7 +111,7 @@ def _backends() -> list[Item]:
         return [Item("backends", False, f"none: {error}", "pip install torch")]
     backends = [Item("backends", True, f"torch on {choose_device('auto')}")]
     for package, use in (
-        ("onnxruntime", "inference.backend onnxruntime and `psg4d export`"),
+        ("onnxruntime", "encoder and mask decoder on a CPU, faster than torch, and `psg4d export`"),
         ("onnx", "`psg4d export`, and onnxruntime's first run of a checkpoint"),
         ("onnxscript", "`psg4d export`, and onnxruntime's first run of a checkpoint"),
     ):

@@ -22,12 +22,12 @@ from psg4d_ros.errors import ConfigError
 from psg4d_ros.evaluation.replay import replay
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.pipeline import ScenePipeline
-from psg4d_ros.runtime import graph_cache
+from psg4d_ros.runtime import export, graph_cache
 from psg4d_ros.runtime.backends import TorchBackend, make_backend
 from psg4d_ros.runtime.graph_cache import cached_graphs
 from psg4d_ros.runtime.graph_parts import graph_parts
 from psg4d_ros.runtime.onnx_backend import OnnxBackend
-from psg4d_ros.runtime.parity import check_parity
+from psg4d_ros.runtime.parity import Parity, check_parity
 from psg4d_ros.structures import AlignedFrame, Window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,12 +69,12 @@ def exports(exported, monkeypatch) -> list[Path]:
     """Where graphs were exported to. Instead of tracing again, which takes its time, the same graphs are put there."""
     made: list[Path] = []
 
-    def export(model, folder, precision):
+    def put(model, folder, precision, voxels):
         made.append(folder)
         time.sleep(0.2)  # so that another would come in between if it could
         shutil.copytree(next(exported.glob("graphs-*-v1")), folder, dirs_exist_ok=True)
 
-    monkeypatch.setattr(graph_cache, "export_model", export)
+    monkeypatch.setattr(graph_cache, "export_model", put)
     return made
 
 
@@ -122,12 +122,28 @@ def test_a_simulated_window_gives_every_point_the_same_instance(make_predictor, 
     assert said[0]
 
 
-def test_auto_is_torch_and_each_name_gives_its_backend(model, cache):
-    assert isinstance(make_backend("auto", model), TorchBackend)
+def test_auto_on_a_cpu_is_onnxruntime_and_each_name_gives_its_backend(model, cache):
+    assert isinstance(make_backend("auto", model), OnnxBackend)
     assert isinstance(make_backend("torch", model), TorchBackend)
     assert isinstance(make_backend("onnxruntime", model), OnnxBackend)
     with pytest.raises(ConfigError, match="expected auto, torch, onnxruntime"):
         make_backend("tflite", model)
+
+
+@pytest.mark.parametrize(("package", "level"), [("onnxruntime", "INFO"), ("onnxscript", "INFO"), (None, "WARNING")])
+def test_auto_is_torch_where_onnxruntime_cannot_run(model, tmp_path, monkeypatch, caplog, package, level):
+    """A package is missing, as with ROS from apt; or the graph is not what torch computes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if package:
+        monkeypatch.setitem(sys.modules, package, None)
+    else:
+        wrong = Parity(1.0, False, "fine is off by up to 1", 1e-3, (1,))
+        monkeypatch.setattr(export, "check_parity", lambda *_: wrong)
+    with caplog.at_level(logging.INFO, logger="psg4d_ros.runtime.backends"):
+        assert isinstance(make_backend("auto", model), TorchBackend)
+    (record,) = (r for r in caplog.records if r.name == "psg4d_ros.runtime.backends")
+    assert record.levelname == level
+    assert (package or "fine is off by up to 1") in record.message
 
 
 def test_without_onnxruntime_the_command_says_how_to_get_it(tiny_checkpoint, monkeypatch, capsys):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from psg4d_ros.config import InferenceConfig, WindowConfig
-from psg4d_ros.errors import ConfigError
+from psg4d_ros.errors import ConfigError, ExportError
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D, WindowTokens
 from psg4d_ros.runtime.rulebook import Rulebook
 from psg4d_ros.structures import VoxelGrid
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,14 @@ def rulebook_centers(grid: VoxelGrid, rulebook: Rulebook) -> list[torch.Tensor]:
 def make_backend(
     name: str, model: PSG4D, limits: SizeLimits = _USUAL_LIMITS, *, precision: str = "fp16", wait: bool = True
 ) -> Backend:
-    """The backend of that name; ``auto`` takes the best one available.
+    """The backend of that name. ``auto``: torch on a GPU; on a CPU onnxruntime, and torch where that cannot run.
 
-    limits, precision and wait are about engines, see TensorRTBackend. Raises ConfigError for an unknown name, and what
-    OnnxBackend raises.
+    limits, precision and wait are about engines, see TensorRTBackend. Raises ConfigError for an unknown name, and, for
+    ``onnxruntime`` by name, what OnnxBackend raises.
     """
-    if name in ("auto", "torch"):
+    if name == "auto":
+        return _fastest(model)
+    if name == "torch":
         return TorchBackend(model)
     if name == "onnxruntime":
         from psg4d_ros.runtime.onnx_backend import OnnxBackend
@@ -107,3 +112,16 @@ def make_backend(
         fallback = make_backend("auto", model)
         return TensorRTBackend(model, fallback, limits, precision=precision, wait=wait)
     raise ConfigError(f"inference.backend is {name!r}, expected auto, torch, onnxruntime or tensorrt")
+
+
+def _fastest(model: PSG4D) -> Backend:
+    if model.device.type == "cpu":
+        from psg4d_ros.runtime.onnx_backend import OnnxBackend
+
+        try:
+            return OnnxBackend(model)
+        except ConfigError as error:  # a package that is not installed, as with ROS from apt
+            log.info("encoder and mask decoder run on torch: %s", error)
+        except ExportError as error:
+            log.warning("encoder and mask decoder run on torch, not on onnxruntime, which is faster: %s", error)
+    return TorchBackend(model)

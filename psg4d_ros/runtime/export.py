@@ -27,7 +27,7 @@ from psg4d_ros.model.base_weights import file_sha256
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.graph_parts import GraphPart, graph_parts
 from psg4d_ros.runtime.onnx_graph import OnnxGraph, import_onnxruntime
-from psg4d_ros.runtime.parity import PRECISIONS, Parity, cast_inputs, check_parity
+from psg4d_ros.runtime.parity import PRECISIONS, VOXELS, Parity, cast_inputs, check_parity
 
 # The newest that all takers read: from 23 on the exporter emits Attention, which TensorRT's builder fails on.
 OPSET = 20
@@ -43,12 +43,15 @@ class ParityError(ExportError):
         self.parts = parts
 
 
-def export_model(model: PSG4D, folder: Path, precision: str = "fp32") -> dict[str, Parity]:
+def export_model(
+    model: PSG4D, folder: Path, precision: str = "fp32", voxels: tuple[int, ...] = VOXELS
+) -> dict[str, Parity]:
     """Write NAME.onnx and NAME.json of all parts into ``folder``; the parity reports by name.
 
-    precision: fp32 or fp16, of weights and features; positions stay float32. Nothing is written unless every part
-    agrees with torch, and each file appears whole. Raises ParityError where one does not, ExportError when a graph
-    cannot be made or written, ConfigError for another precision or where a package is missing.
+    precision: fp32 or fp16, of weights and features; positions stay float32. voxels: the sizes of input that graph and
+    torch are compared at. Nothing is written unless every part agrees with torch, and each file appears whole. Raises
+    ParityError where one does not, ExportError when a graph cannot be made or written, ConfigError for another
+    precision or where a package is missing.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
@@ -58,7 +61,7 @@ def export_model(model: PSG4D, folder: Path, precision: str = "fp32") -> dict[st
     parts = graph_parts(model)
     for part in parts:
         graphs[part.name] = to_onnx(part, precision)
-        reports[part.name] = check_parity(part, OnnxGraph(graphs[part.name]), precision)
+        reports[part.name] = check_parity(part, OnnxGraph(graphs[part.name]), precision, voxels)
     if bad := [f"{name} ({report.worst})" for name, report in reports.items() if not report.ok]:
         raise ParityError(f"onnxruntime does not compute what torch does: {'; '.join(bad)}; nothing written", reports)
     try:

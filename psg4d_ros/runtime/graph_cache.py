@@ -21,6 +21,9 @@ from psg4d_ros.runtime.graph_parts import graph_parts
 
 # Part of the folder's name: raise it when the code of a part or of the export changes what a graph computes.
 _LAYOUT = 1
+# Sizes that a graph is tried at before it is kept: a robot's first start does not wait for the largest, which
+# ``psg4d export`` and the tests try.
+_TRIED_VOXELS = (0, 1, 2, 1000, 5001)
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ def cached_graphs(model: PSG4D, cache: Path | None = None, precision: str = "fp3
     except OSError as error:
         log.warning("cannot keep exported graphs in %s (%s); exporting for this run only", root, error)
         with tempfile.TemporaryDirectory(prefix="psg4d_graphs_") as scratch:
-            export_model(model, Path(scratch), precision)
+            export_model(model, Path(scratch), precision, _TRIED_VOXELS)
             yield Path(scratch)
         return
     with lock:
@@ -52,5 +55,5 @@ def cached_graphs(model: PSG4D, cache: Path | None = None, precision: str = "fp3
             if folder.exists():
                 log.warning("graphs in %s are unusable (%s); exporting again", folder, problems[0])
             log.info("exporting the model as %s graphs (once)", precision)
-            export_model(model, folder, precision)
+            export_model(model, folder, precision, _TRIED_VOXELS)
         yield folder
