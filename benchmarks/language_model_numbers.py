@@ -5,10 +5,11 @@ folder of ``psg4d simulate DIR --split val``. Windows of as many frames as the n
 pairs, under the true names, so that all rows answer the same questions.
 
 ``int8``: the frozen linear layers as products of 8-bit integers, weights scaled by output channel, inputs by token
-as they come; all else in bfloat16. Turns: median of a pass; rows run one after the other, each warmed up. ``labels``,
-``attributes``, ``relations``: of those that float32 gives (best name of each slot that is present, attributes above one
-half, relations above 0.3) how many a row has too, and how many it adds; then the largest change of the probability of a
-relation that both were asked for, and how right the answers are.
+as they come; all else in bfloat16. Turns: median of a pass; every window goes through all rows before the next one, so
+that a machine that grows slower or faster does so for all. ``labels``, ``attributes``, ``relations``: of those that
+float32 gives (best name of each slot that is present, attributes above one half, relations above 0.3) how many a row
+has too, and how many it adds; then the largest change of the probability of a relation that both were asked for, and
+how right the answers are.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from psg4d_ros.data.open_dataset import open_recordings
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.torch_environment import prepare_torch
-from psg4d_ros.training.window_scores import read_windows, window_scores
+from psg4d_ros.training.window_scores import ReadWindow, read_windows, window_scores
 from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
 
 Said = tuple[int, int, int]
@@ -77,21 +78,17 @@ def main() -> None:
     prepare_torch()
     if options.threads:
         torch.set_num_threads(options.threads)
-    windows: list[TrainingWindow] = []
-    reference: Answers | None = None
+    models = {name: load_checkpoint(options.checkpoint, torch.device("cpu"), of) for name, of in NUMBERS.items()}
+    as_integers(models["int8"].language_model, words_of(models["int8"]))
+    windows = read(options, models["float32"])
+    in_turns(models, windows[:1])
+    answers = in_turns(models, windows)
     print("| numbers | turn 1, ms | turn 2, ms | labels | attributes | relations | largest change ", end="")
     print("| class, top 1 | relations, AP |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for name, dtype in NUMBERS.items():
-        model = load_checkpoint(options.checkpoint, torch.device("cpu"), dtype)
-        windows = windows or read(options, model)
-        if name == "int8":
-            as_integers(model.language_model, words_of(model))
-        ask(model, windows[:1])
-        answers = ask(model, windows)
-        reference = reference or answers
-        first, second = answers.turn_ms
-        print(f"| {name} | {first:.0f} | {second:.0f} | {row(reference, answers)} |")
+    for name, said in answers.items():
+        first, second = said.turn_ms
+        print(f"| {name} | {first:.0f} | {second:.0f} | {row(answers['float32'], said)} |")
 
 
 def read(options: argparse.Namespace, model: PSG4D) -> list[TrainingWindow]:
@@ -115,11 +112,20 @@ def as_integers(language_model: LanguageModel, phrases: Sequence[str]) -> None:
 
 
 @torch.no_grad()
-def ask(model: PSG4D, windows: Sequence[TrainingWindow]) -> Answers:
-    times: tuple[list[float], list[float]] = ([], [])
-    remove = timed(model.language_model, times)
-    reads = list(read_windows(model, windows, words_of(model), language_model=True))
-    remove()
+def in_turns(models: dict[str, PSG4D], windows: Sequence[TrainingWindow]) -> dict[str, Answers]:
+    """What each model says of the windows."""
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in models}
+    remove = [timed(model.language_model, times[name]) for name, model in models.items()]
+    reads: dict[str, list[ReadWindow]] = {name: [] for name in models}
+    for window in windows:
+        for name, model in models.items():
+            reads[name] += read_windows(model, [window], words_of(model), language_model=True)
+    for end in remove:
+        end()
+    return {name: answers_of(reads[name], times[name]) for name in models}
+
+
+def answers_of(reads: Sequence[ReadWindow], times: tuple[list[float], list[float]]) -> Answers:
     labels: set[Said] = set()
     attributes: set[Said] = set()
     relations: set[Said] = set()

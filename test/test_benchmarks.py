@@ -70,6 +70,19 @@ def test_cuda_graphs_compares_each_stage_and_the_answers(run, tiny_checkpoint, d
     assert worst < 1e-4
 
 
+def test_backends_are_timed_stage_by_stage_and_give_the_same_graphs(run, tiny_checkpoint) -> None:
+    pytest.importorskip("embreex", reason="the simulator needs embreex, which has no wheel for this platform")
+    few = ["--windows", 2, "--size", "48x36", "--float32"]
+    lines = run("backends.py", "--checkpoint", tiny_checkpoint, "--backends", "torch", "onnxruntime", *few)
+    table = {row[0]: [float(ms) for ms in row[1:]] for row in rows(lines)[1:]}
+    assert {"encode", "turn1", "masks", "total"} <= table.keys()
+    assert all(len(ms) == 4 and min(ms) > 0 for ms in table.values())
+    assert all(ms[0] <= ms[1] and ms[2] <= ms[3] for ms in table.values()), "medians, then 95th percentiles"
+    said = lines[-1]
+    assert said.startswith("onnxruntime: 2 of 2 windows with the same labels, 2 with the same relations; ")
+    assert float(said.rpartition(" ")[2]) < 1e-3
+
+
 def test_training_step_has_a_row_for_each_combination(run, tiny_checkpoint, simulated) -> None:
     small = ["--steps", 1, "--frames", 2, "--batch", 1, "--set", "stage3_joint.workers=0"]
     lines = run(
