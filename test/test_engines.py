@@ -32,7 +32,6 @@ from psg4d_ros.runtime.parity import check_parity
 from psg4d_ros.runtime.tensorrt_api import AHEAD_OF_TIME, find_tensorrt
 from psg4d_ros.voxelize import FEATURE_NAMES
 
-rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
@@ -42,7 +41,13 @@ PRECISIONS = ("fp32", "fp16")
 
 
 @pytest.fixture(scope="module")
-def tensorrt():
+def rtx():
+    """The module of TensorRT-RTX, for tests that build."""
+    return pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx-cu13")
+
+
+@pytest.fixture(scope="module")
+def tensorrt(rtx):
     found = find_tensorrt(CPU)
     assert found.name == "tensorrt_rtx", "without a GPU only this one builds"
     return found
@@ -93,7 +98,7 @@ def shelf(tensorrt, tiny, traced, encoder, built, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_both_graphs_of_a_small_model_are_built_without_a_gpu(tensorrt, tiny, traced, precision, tmp_path):
+def test_both_graphs_of_a_small_model_are_built_without_a_gpu(rtx, tensorrt, tiny, traced, precision, tmp_path):
     for name in PARTS:
         (tmp_path / f"{name}.onnx").write_bytes(traced(name, precision))
     engines = build_engines(tensorrt, tiny, tmp_path, precision, LIMITS, CPU)
@@ -251,6 +256,24 @@ def test_what_was_compiled_for_an_engine_goes_with_it(shelf):
     assert not shelf.ask().cache.is_file()
 
 
+def test_what_was_timed_for_one_engine_is_handed_to_the_next_build(tiny, encoder, tmp_path):
+    """By ``tensorrt``, which builds on GPUs alone: in its place stands what takes and gives a timing cache as it
+    does."""
+    taken = []
+
+    def build(onnx, dynamic, timing_cache):
+        taken.append(timing_cache)
+        return b"engine of " + onnx, timing_cache + b"timed;"
+
+    library = SimpleNamespace(name="tensorrt", version="10.13.0", build=build)
+    ranges = dimension_ranges(encoder, tiny.config, LIMITS)
+    for graph in (b"one", b"one", b"another"):
+        (tmp_path / "encoder.onnx").write_bytes(graph)
+        assert ready_engine(library, tmp_path, encoder, "fp32", ranges, "9.0 H100").data == b"engine of " + graph
+    assert taken == [b"", b"timed;"], "the second time it was there"
+    assert (tmp_path / "tensorrt.timings").read_bytes() == b"timed;timed;"
+
+
 def test_a_build_that_was_killed_leaves_nothing_that_is_taken_for_an_engine(shelf, tensorrt, monkeypatch):
     def killed(*arguments):
         raise KeyboardInterrupt
@@ -331,7 +354,7 @@ def test_a_tensorrt_too_old_for_its_memory_to_be_ours_is_refused(monkeypatch):
         tensorrt_api._opened.__wrapped__("tensorrt")
 
 
-def test_check_names_the_tensorrt_that_was_found():
+def test_check_names_the_tensorrt_that_was_found(rtx):
     (item,) = (item for item in check_environment() if item.name == "TensorRT")
     assert item.ok
     assert rtx.__version__ in item.found
@@ -363,7 +386,7 @@ def used_names():
     return found
 
 
-def test_every_name_that_is_used_exists_in_the_real_tensorrt_rtx():
+def test_every_name_that_is_used_exists_in_the_real_tensorrt_rtx(rtx):
     used = used_names()
     assert len(used) > 50
     for owner, name in used:
@@ -378,7 +401,7 @@ def test_every_name_that_is_used_exists_in_tensorrt_or_is_only_asked_of_tensorrt
     assert used_names() == recorded, "test/tensorrt_names.py is to be brought up to date from the documentation"
 
 
-def test_export_builds_engines_and_its_json_tells_of_them(tiny_checkpoint, traced, tmp_path, monkeypatch, capsys):
+def test_export_builds_engines_and_its_json_tells_of_them(rtx, tiny_checkpoint, traced, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export, "to_onnx", lambda part, precision: traced(part.name, precision))
     monkeypatch.setattr(export, "check_parity", lambda part, run, p: check_parity(part, run, p, (1, 50)))
     out, report = tmp_path / "out", tmp_path / "report.json"
