@@ -62,7 +62,9 @@ class InferenceConfig:
     """How the model is run."""
 
     backend: str = knob(
-        "auto", "what runs encoder and mask decoder", choices=("auto", "torch", "onnxruntime", "tensorrt")
+        "auto",
+        "what runs encoder and mask decoder; auto: onnxruntime on a CPU, torch on a GPU or where that cannot run",
+        choices=("auto", "torch", "onnxruntime", "tensorrt"),
     )
     engine_precision: str = knob("fp16", "numbers of TensorRT engines", choices=("fp16", "fp32"))
     wait_for_engines: bool = knob(True, "false: another backend serves while TensorRT engines are built")

@@ -403,7 +403,7 @@ def test_every_name_that_is_used_exists_in_tensorrt_or_is_only_asked_of_tensorrt
 
 def test_export_builds_engines_and_its_json_tells_of_them(rtx, tiny_checkpoint, traced, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export, "to_onnx", lambda part, precision: traced(part.name, precision))
-    monkeypatch.setattr(export, "check_parity", lambda part, run, p: check_parity(part, run, p, (1, 50)))
+    monkeypatch.setattr(export, "check_parity", lambda part, run, p, _: check_parity(part, run, p, (1, 50)))
     out, report = tmp_path / "out", tmp_path / "report.json"
     arguments = ["export", out, "--checkpoint", tiny_checkpoint, "--precision", "fp16", "--engines", "--json", report]
     assert main([str(argument) for argument in arguments]) == 0

@@ -166,7 +166,7 @@ def test_where_parity_fails_nothing_is_written_and_the_command_says_so_in_one_li
 ):
     real = check_parity
 
-    def strict(part, graph, precision):
+    def strict(part, graph, precision, voxels):
         """The decoder is asked for more than float32 can give."""
         with monkeypatch.context() as patch:
             patch.setitem(TOLERANCE, "fp32", 1e-9 if part.name == "mask_decoder" else 1e-3)
@@ -199,7 +199,7 @@ def test_the_command_writes_the_graphs_and_the_report(tiny_checkpoint, remember,
 
 def test_what_cannot_be_written_is_an_error_of_ours(model, remember, monkeypatch, tmp_path):
     monkeypatch.setattr(
-        export, "check_parity", lambda part, graph, precision: check_parity(part, graph, precision, (1,))
+        export, "check_parity", lambda part, graph, precision, _: check_parity(part, graph, precision, (1,))
     )
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="cannot write to"):
