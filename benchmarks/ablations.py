@@ -135,7 +135,11 @@ def evaluate_row(row: Row, seed: int, setting: str, options: argparse.Namespace,
             setting=setting,  # type: ignore[arg-type]
             limit=options.limit,
             checkpoint=options.out / f"{row.recipe}-{seed}" / CHECKPOINT,
-            config=pipeline_config(None, (*row.settings, *(WITHOUT_MODEL if options.without_language_model else ()))),
+            # Weights that are run once are not worth the time of an export.
+            config=pipeline_config(
+                None,
+                ("inference.backend=torch", *row.settings, *(WITHOUT_MODEL if options.without_language_model else ())),
+            ),
         )
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)

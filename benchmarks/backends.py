@@ -2,8 +2,8 @@
 
 ``python benchmarks/backends.py [--checkpoint DIR] [--windows 16] [--size 168x126] [--backends torch onnxruntime]``;
 needs the simulator. Full windows of a simulated recording, each with one new frame. Every window goes through all
-backends before the next one, the first of them last in every other window, so that a machine that grows slower or
-faster does so for all. Median and 95th percentile of each stage in milliseconds; then, backend by backend, in how many
+backends before the next one, each time another one first, so that a machine that grows slower or faster does so for
+all. Median and 95th percentile of each stage in milliseconds; then, backend by backend, in how many
 windows labels and relations are those of the first one, and how far scores are apart. The language model's numbers are
 the usual ones; ``--float32`` takes them out of the comparison of answers.
 """
@@ -26,11 +26,13 @@ from psg4d_ros.runtime.naming import warm_phrases
 from psg4d_ros.structures import SceneGraph
 from psg4d_ros.torch_environment import prepare_torch
 
+BACKENDS = ("torch", "onnxruntime", "tensorrt")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=None, metavar="DIR")
-    parser.add_argument("--backends", nargs="+", default=["torch", "onnxruntime"], metavar="NAME")
+    parser.add_argument("--backends", nargs="+", default=["torch", "onnxruntime"], choices=BACKENDS)
     parser.add_argument("--windows", type=int, default=16, metavar="N")
     parser.add_argument("--size", default="168x126", help="rays of the depth camera across and down")
     parser.add_argument("--float32", action="store_true", help="the language model in float32")

@@ -31,8 +31,7 @@ from psg4d_ros.evaluation.bench.speed import Stages
 from psg4d_ros.evaluation.bench.streams import SIMULATED_INTERVAL_S, Stream, simulated_stream
 from psg4d_ros.model.language_model import KeyValueCache, LanguageModel, visibility_bias
 from psg4d_ros.model.psg4d import PSG4D
-from psg4d_ros.runtime.cuda_graphs import CapturedReading, Function, GraphCapture, Replay, Tensors, captured_parts
-from psg4d_ros.runtime.generating import Writer
+from psg4d_ros.runtime.cuda_graphs import CapturedReading, Function, GraphCapture, Replay, Tensors
 from psg4d_ros.runtime.naming import warm_phrases
 from psg4d_ros.runtime.predictor import WindowPredictor
 from psg4d_ros.structures import SceneGraph
@@ -97,10 +96,8 @@ def windows(paths: Paths, model: PSG4D, stream: Stream, *, captured: bool) -> tu
     """Stage times of all full windows but the first, which encodes every frame, and the graphs of all."""
     inference = replace(paths.config.inference, cuda_graphs=captured)
     full = paths.config.window.num_frames
-    predictor = WindowPredictor(model, inference, trained=paths.manifest.trained, num_frames=full)
-    if captured and predictor.captured is None:
-        predictor.captured = captured_parts(model, run_again)
-        predictor.writer = Writer(model.language_model, predictor.captured.reading)
+    capture = run_again if captured and model.device.type == "cpu" else None
+    predictor = WindowPredictor(model, inference, trained=paths.manifest.trained, num_frames=full, capture=capture)
     warm_phrases(model, predictor.vocabulary)
     run = paths.start(predictor, stream)
     run.pipeline.warm_up()

@@ -32,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_torch()
     level = logging.DEBUG if options.verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    # What is done once and takes its time, such as an export, is told.
+    ours = logging.getLogger("psg4d_ros")
+    before = ours.level
+    ours.setLevel(min(level, logging.WARNING if getattr(options, "quiet", False) else logging.INFO))
     try:
         return int(options.run(options))
     except Psg4dError as error:
@@ -45,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our table went away, as with `| head`
         sys.stderr.close()
         return 0
+    finally:
+        ours.setLevel(before)  # whoever calls this as a function has levels of their own
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,6 +23,24 @@ prepare_torch()  # as the command line and the node do
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Graphs that other code exported are not found, and none of the tests' are left behind. All else in the user's
+    cache, the converted language model above all, is there as ever."""
+    from psg4d_ros.model.base_weights import default_cache
+
+    usual = default_cache()
+    root = tmp_path_factory.mktemp("cache")
+    (root / usual.name).mkdir()
+    links = [usual.parent.glob("*"), usual.glob("*")]
+    for entry in (entry for found in links for entry in found if entry != usual):
+        if not entry.name.startswith("graphs-"):
+            (root / entry.relative_to(usual.parent)).symlink_to(entry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(root))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """A complete checkpoint, a few channels wide, with a random language model of the real one's class."""

@@ -30,9 +30,7 @@ from psg4d_ros.runtime.cuda_graphs import (
     CapturedVotes,
     GraphCapture,
     StaticPass,
-    captured_parts,
 )
-from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.predictor import WindowPredictor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -249,13 +247,19 @@ def test_a_predictor_captures_usual_sizes_when_it_warms_up_and_predicts_the_same
         max_relations=10_000,
     )
     model = load_checkpoint(tiny_checkpoint, torch.device("cpu"), torch.float32)
-    plain, ours = (WindowPredictor(model, config, trained=True) for _ in range(2))
+    plain = WindowPredictor(model, config, trained=True)
     assert plain.captured is None, "nothing is captured on a CPU"
-    ours.captured = captured_parts(model, run_again)
-    ours.writer = Writer(model.language_model, ours.captured.reading)
+    replays = []
+
+    def counted(function, inputs):
+        replay = run_again(function, inputs)
+        return lambda: replays.append(function) or replay()
+
+    ours = WindowPredictor(model, config, trained=True, capture=counted)
     ours.warm_up(2)
     parts, asked = (ours.captured.reading.graphs, ours.captured.votes.graphs), 0
     captured = [part.captures for part in parts]
+    replays.clear()
     for count in (1, 2, 3):
         seen = window([(0.0, -5.0, 1.0)] * count)
         expected, found = plain.predict(seen), ours.predict(seen)
@@ -266,6 +270,9 @@ def test_a_predictor_captures_usual_sizes_when_it_warms_up_and_predicts_the_same
         ]
         assert scores[1] == pytest.approx(scores[0], abs=1e-5)
         asked += len(scores[0])
+        # Votes, two turns; and in words, some steps of each turn.
+        assert len(replays) == 3 if decoding == "score" else len(replays) > 6
+        replays.clear()
     assert [part.captures for part in parts] == captured
     assert min(captured) > 0
     assert asked, "no window got as far as turn 2"

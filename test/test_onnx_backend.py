@@ -10,23 +10,28 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
+from test_predictor import scene
 
 from psg4d_ros.checkpoint import load_checkpoint
 from psg4d_ros.cli import main
 from psg4d_ros.config import CoordinatesConfig, InferenceConfig, PipelineConfig, WindowConfig
-from psg4d_ros.errors import ConfigError
+from psg4d_ros.errors import ConfigError, ExportError
 from psg4d_ros.evaluation.replay import replay
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.pipeline import ScenePipeline
-from psg4d_ros.runtime import export, graph_cache
+from psg4d_ros.ros.load import is_out_of_memory
+from psg4d_ros.runtime import export, graph_cache, onnx_backend
 from psg4d_ros.runtime.backends import TorchBackend, make_backend
 from psg4d_ros.runtime.graph_cache import cached_graphs
 from psg4d_ros.runtime.graph_parts import graph_parts
 from psg4d_ros.runtime.onnx_backend import OnnxBackend
+from psg4d_ros.runtime.onnx_graph import OnnxGraph
 from psg4d_ros.runtime.parity import Parity, check_parity
 from psg4d_ros.structures import AlignedFrame, Window
 
@@ -130,20 +135,72 @@ def test_auto_on_a_cpu_is_onnxruntime_and_each_name_gives_its_backend(model, cac
         make_backend("tflite", model)
 
 
-@pytest.mark.parametrize(("package", "level"), [("onnxruntime", "INFO"), ("onnxscript", "INFO"), (None, "WARNING")])
-def test_auto_is_torch_where_onnxruntime_cannot_run(model, tmp_path, monkeypatch, caplog, package, level):
-    """A package is missing, as with ROS from apt; or the graph is not what torch computes."""
+@pytest.mark.parametrize("wrong", ["onnxruntime", "onnxscript", "parity", "import", "no file system"])
+def test_auto_is_torch_where_onnxruntime_cannot_run(model, tmp_path, monkeypatch, caplog, wrong):
+    """A package is missing or does not import, the graph is not what torch computes, or there is nowhere to put it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    if package:
-        monkeypatch.setitem(sys.modules, package, None)
+    said = wrong
+    if wrong == "parity":
+        said = "fine is off by up to 1"
+        monkeypatch.setattr(export, "check_parity", lambda *_: Parity(1.0, False, said, 1e-3, (1,)))
+    elif wrong == "import":
+        said = "Descriptors cannot be created directly"
+
+        def conflict():
+            raise TypeError(f"{said}.\nIf this call came from a _pb2.py file, ...")
+
+        monkeypatch.setattr(onnx_backend, "import_onnxruntime", conflict)
+    elif wrong == "no file system":
+        said = "No locks available"
+        monkeypatch.setattr(graph_cache, "graph_problem", lambda *_: "not there")
+        monkeypatch.setattr(graph_cache, "export_model", Mock(side_effect=OSError(said)))
     else:
-        wrong = Parity(1.0, False, "fine is off by up to 1", 1e-3, (1,))
-        monkeypatch.setattr(export, "check_parity", lambda *_: wrong)
-    with caplog.at_level(logging.INFO, logger="psg4d_ros.runtime.backends"):
-        assert isinstance(make_backend("auto", model), TorchBackend)
+        monkeypatch.setitem(sys.modules, wrong, None)
+    assert isinstance(make_backend("auto", model), TorchBackend)
     (record,) = (r for r in caplog.records if r.name == "psg4d_ros.runtime.backends")
-    assert record.levelname == level
-    assert (package or "fine is off by up to 1") in record.message
+    assert said in record.message
+    assert "\n" not in record.message
+
+
+def test_two_models_at_once_are_both_exported(tiny_checkpoint, tmp_path):
+    """torch traces for the whole process."""
+    models = [load_checkpoint(tiny_checkpoint, torch.device("cpu")) for _ in range(2)]
+    with torch.no_grad():
+        for number, one in enumerate(models):
+            one.decoder.mask_bias += number
+    with ThreadPoolExecutor(2) as both:
+        made = list(both.map(lambda one: OnnxBackend(one, tmp_path), models))
+    assert len(made) == len(list(tmp_path.glob("graphs-*-v1"))) == 2
+
+
+def test_a_large_frame_is_encoded_by_torch(make_predictor, cache, monkeypatch):
+    """It would take longer, and several times the memory."""
+    ours, theirs = (make_predictor(backend=name, **LENIENT) for name in ("onnxruntime", "torch"))
+    monkeypatch.setattr(ours.backend, "_encoder", Mock(side_effect=ExportError("asked")))
+    small = scene([(0.0, -5.0, 1.0)])
+    with pytest.raises(ExportError, match="asked"):
+        ours.predict(small)
+    monkeypatch.setattr(onnx_backend, "MOST_VOXELS", 10)
+    found, expected = ours.predict(small), theirs.predict(small)
+    np.testing.assert_array_equal(found.point_instance[0], expected.point_instance[0])
+    assert found.instances
+
+
+def test_too_little_memory_is_told_as_such():
+    """The node then sheds load (ros/load.py); what onnxruntime raises is no MemoryError."""
+    shape = helper.make_tensor_value_info("shape", TensorProto.INT64, [2])
+    filled = helper.make_tensor_value_info("filled", TensorProto.FLOAT, [None, None])
+    node = helper.make_node("ConstantOfShape", ["shape"], ["filled"])
+    model = helper.make_model(
+        helper.make_graph([node], "fill", [shape], [filled]), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
+    graph = OnnxGraph(model.SerializeToString())
+    assert graph([torch.tensor([2, 3])])[0].shape == (2, 3)
+    with pytest.raises(MemoryError) as told:
+        graph([torch.tensor([2**24, 2**24])])
+    assert is_out_of_memory(told.value)
+    with pytest.raises(ExportError, match="cannot run the graph"):
+        graph([torch.tensor([-2, 3])])
 
 
 def test_without_onnxruntime_the_command_says_how_to_get_it(tiny_checkpoint, monkeypatch, capsys):
@@ -191,6 +248,14 @@ def test_other_weights_are_other_graphs(tiny_checkpoint, cache, exports):
     with cached_graphs(trained_on) as folder:
         assert exports == [folder]
     assert len(list(cache.glob("graphs-*-v1"))) == 2
+
+
+def test_graphs_that_can_only_be_read_serve(model, cache, exports, monkeypatch):
+    """A container's image brings them, and a robot's user may not write there."""
+    monkeypatch.setattr(graph_cache.fcntl, "flock", Mock(side_effect=OSError("Read-only file system")))
+    with cached_graphs(model) as folder:
+        assert folder.parent == cache
+    assert exports == []
 
 
 def test_where_the_cache_cannot_be_a_folder_graphs_are_made_for_this_run(model, tmp_path, exports, caplog):

@@ -41,8 +41,9 @@ class ReplayResult:
 
     bag, topic: name of the recording and of its clouds' topic; of a folder, its name and the form of its files.
     graphs: in order of time. stage_ms: per stage, one value per window that ran it. dtype: numbers that the language
-    model computed with, on which answers depend slightly. judged: the comparison with ground truth, where there was
-    any; truth_error: why there is none although there was. live: losses, of a run through a real node.
+    model computed with; backend: what ran encoder and mask decoder; answers depend slightly on both. judged: the
+    comparison with ground truth, where there was any; truth_error: why there is none although there was. live: losses,
+    of a run through a real node.
     """
 
     bag: str
@@ -60,6 +61,7 @@ class ReplayResult:
     counts: dict[str, int] = field(default_factory=dict)
     wall_s: float = 0.0
     device: str = ""
+    backend: str = ""
     memory: MemoryLog = field(default_factory=MemoryLog)
     judged: Judged | None = None
     truth_error: str | None = None
@@ -85,6 +87,7 @@ class ReplayResult:
                 "sha256": self.model_sha256,
                 "trained": self.trained,
                 "dtype": self.dtype,
+                "backend": self.backend,
             },
             "config": self.config,
             "frames_in": self.frames_in,
@@ -149,7 +152,7 @@ def replay(
     with open_frame_source(path, topic=topic, rate_hz=rate_hz) as source:
         pipeline = make_pipeline(transforms)
         pipeline.warm_up()  # as the node does, so that the first window's times are like the others
-        dtype, device = _computed_in(pipeline)
+        dtype, backend, device = _computed_in(pipeline)
         result = ReplayResult(
             bag=source.name,
             topic=source.topic,
@@ -159,6 +162,7 @@ def replay(
             dtype=dtype,
             config=to_dict(pipeline.config),
             device=device,
+            backend=backend,
         )
         watchers = [*watchers, *([] if judge is None else [judge])]
         result.memory.take()
@@ -189,12 +193,13 @@ def replay(
     return result
 
 
-def _computed_in(pipeline: ScenePipeline | HeardPipeline) -> tuple[str, str]:
-    """Numbers of the language model, and the device."""
+def _computed_in(pipeline: ScenePipeline | HeardPipeline) -> tuple[str, str, str]:
+    """Numbers of the language model, what ran encoder and mask decoder, and the device."""
     if not isinstance(pipeline, ScenePipeline):
-        return pipeline.dtype, pipeline.device
+        return pipeline.dtype, pipeline.backend, pipeline.device
     predictor = pipeline.predictor
-    return str(predictor.model.language_model.dtype).removeprefix("torch."), str(predictor.backend.device)
+    dtype = str(predictor.model.language_model.dtype).removeprefix("torch.")
+    return dtype, predictor.backend.name, str(predictor.backend.device)
 
 
 def _record(result: ReplayResult, graph: SceneGraph) -> None:

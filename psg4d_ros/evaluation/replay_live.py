@@ -68,7 +68,7 @@ class HeardPipeline:
         self.model_sha256 = model["model_sha256"]
         self.trained = model["trained"] == "true"
         self.dtype = config.inference.language_model_dtype
-        self.device = inference["backend"].rpartition(" on ")[2]
+        self.backend, _, self.device = inference["backend"].rpartition(" on ")
         self.vocabulary = Vocabulary.load(checkpoint / VOCABULARY)
         self.end_to_end_ms: list[float] = []
         self.received = self.without_points = 0

@@ -158,7 +158,9 @@ def main(args: list[str] | None = None) -> int:
     def body() -> int:
         node = PerceptionNode()
         nodes.append(node)
-        logging.getLogger("psg4d_ros").addHandler(RosLogHandler(node.get_logger()))
+        log = logging.getLogger("psg4d_ros")
+        log.addHandler(RosLogHandler(node.get_logger()))
+        log.setLevel(logging.INFO)  # ROS has levels of its own
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.config.autostart:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from psg4d_ros.config import InferenceConfig, WindowConfig
-from psg4d_ros.errors import ConfigError, ExportError
+from psg4d_ros.errors import ConfigError
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D, WindowTokens
@@ -99,7 +99,7 @@ def make_backend(
     ``onnxruntime`` by name, what OnnxBackend raises.
     """
     if name == "auto":
-        return _fastest(model)
+        return _usual(model)
     if name == "torch":
         return TorchBackend(model)
     if name == "onnxruntime":
@@ -114,14 +114,13 @@ def make_backend(
     raise ConfigError(f"inference.backend is {name!r}, expected auto, torch, onnxruntime or tensorrt")
 
 
-def _fastest(model: PSG4D) -> Backend:
+def _usual(model: PSG4D) -> Backend:
     if model.device.type == "cpu":
-        from psg4d_ros.runtime.onnx_backend import OnnxBackend
-
         try:
+            from psg4d_ros.runtime.onnx_backend import OnnxBackend
+
             return OnnxBackend(model)
-        except ConfigError as error:  # a package that is not installed, as with ROS from apt
-            log.info("encoder and mask decoder run on torch: %s", error)
-        except ExportError as error:
-            log.warning("encoder and mask decoder run on torch, not on onnxruntime, which is faster: %s", error)
+        except Exception as error:  # a package that is missing or does not import, a cache, a graph: torch needs none
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            log.warning("encoder and mask decoder run on torch, not on onnxruntime, which is faster: %s", reason)
     return TorchBackend(model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,10 +33,10 @@ Capture = Callable[[Function, Tensors], Replay]
 # Passes are padded to multiples of these: the fewer sizes, the fewer captures, and earlier tokens that nobody sees cost
 # less than new ones.
 ROWS_STEP, PAST_STEP, VOTES_STEP = 128, 512, 4096
-# Longer passes keep a GPU busy for longer than they take to launch.
+# Passes of more rows keep a GPU busy for longer than they take to launch; longer texts are rare.
 MOST_ROWS, MOST_PAST, MOST_VOTES = 1024, 4096, 65_536
-# Graphs of one pass, the last used; each holds some tens of MB.
-MOST_GRAPHS = 32
+# Graphs of one pass, the last used; each holds some tens of MB, after the longest texts a hundred.
+MOST_GRAPHS = 24
 # Questions of turn 2 are rarely longer: 64 pairs and a list of some 40 objects.
 USUAL_QUESTION = 512
 # Answers in words: a step reads a token or two of each slot or pair, after a text that grows by some ten of each.
@@ -130,7 +130,7 @@ class StaticPass:
 
 class CapturedReading:
     """``LanguageModel.forward`` for one window, from graphs; stands in for it in SceneChain.reading_with and where
-    answers are written: there the cache lies in buffers of fixed size, which the text grows in from step to step.
+    answers are written, step by step. The cache of earlier tokens is copied into buffers of fixed size each time.
 
     Weights may change in place. They must not be replaced: graphs go on with those they were captured with.
     """
@@ -163,9 +163,9 @@ class CapturedReading:
         answer: tuple[Tensor, KeyValueCache] = self.language_model(inputs_embeds, attention_bias, position_ids, cache)
         return answer
 
-    def warm_up(self, first: tuple[int, int], *then: tuple[int, int]) -> None:
-        """Capture passes of ``first`` (least, most) tokens; and for each of ``then``, (earlier tokens, most), of up to
-        so many tokens after so many earlier ones."""
+    def warm_up(self, first: tuple[int, int], then: Sequence[tuple[int, int]]) -> None:
+        """Capture passes of ``first`` (least, most) tokens; and for each (past, most) of ``then`` of up to so many
+        tokens after so many earlier ones."""
         cache: KeyValueCache | None = None
         for tokens in _buckets(*first):
             cache = self._nothing(tokens, None)
@@ -254,7 +254,7 @@ class CapturedParts:
             if config.decoding == "generate":
                 grown = range(_up(first[0], PAST_STEP), USUAL_ANSWERS + 1, PAST_STEP)
                 then += [(past, USUAL_STEP) for past in grown]
-            self.reading.warm_up(first, *then)
+            self.reading.warm_up(first, then)
 
 
 def captured_parts(model: PSG4D, capture: Capture) -> CapturedParts:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -28,11 +29,14 @@ from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.graph_parts import GraphPart, graph_parts
 from psg4d_ros.runtime.onnx_graph import OnnxGraph, import_onnxruntime
 from psg4d_ros.runtime.parity import PRECISIONS, VOXELS, Parity, cast_inputs, check_parity
+from psg4d_ros.version import version
 
 # The newest that all takers read: from 23 on the exporter emits Attention, which TensorRT's builder fails on.
 OPSET = 20
 # The sizes a graph is traced with: neither 0 nor 1, which the tracer would take for constants.
 _TRACED_VOXELS = 600
+# torch traces for the whole process: two models at once would spoil each other's graphs.
+_tracing = threading.Lock()
 
 
 class ParityError(ExportError):
@@ -93,7 +97,12 @@ def export_table(parts: dict[str, Parity], folder: Path) -> str:
 
 def graph_identity(part: GraphPart, precision: str) -> dict[str, Any]:
     """What a graph is made from; a graph whose manifest says otherwise is another's, or outdated."""
-    return {"weights_sha256": part.weights_sha256(), "opset": OPSET, "precision": precision}
+    return {
+        "weights_sha256": part.weights_sha256(),
+        "psg4d_ros": version(),
+        "opset": OPSET,
+        "precision": precision,
+    }
 
 
 def graph_problem(folder: Path, part: GraphPart, precision: str) -> str | None:
@@ -123,7 +132,7 @@ def to_onnx(part: GraphPart, precision: str) -> bytes:
     shapes = [{axis: dimension[name] for axis, name in dims.items()} for dims in part.inputs.values()]
     module = copy.deepcopy(part.module).to(dtype)
     try:
-        with _quiet(), torch.no_grad():
+        with _tracing, _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (tensors,),
@@ -140,7 +149,8 @@ def to_onnx(part: GraphPart, precision: str) -> bytes:
         _forget_origin(proto)
         onnx.checker.check_model(proto)
     except Exception as error:  # tracer, translator and checker each raise their own
-        raise ExportError(f"{part.name} cannot be exported: {type(error).__name__}: {error}") from error
+        first = (str(error).splitlines() or [""])[0]  # of a report of many lines
+        raise ExportError(f"{part.name} cannot be exported: {type(error).__name__}: {first}") from error
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
 

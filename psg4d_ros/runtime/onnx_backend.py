@@ -11,19 +11,24 @@ from psg4d_ros.errors import ConfigError
 from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D, WindowTokens
-from psg4d_ros.runtime.backends import rulebook_centers
+from psg4d_ros.runtime.backends import TorchBackend, rulebook_centers
 from psg4d_ros.runtime.graph_cache import cached_graphs
 from psg4d_ros.runtime.graph_parts import decoder_inputs, decoder_outputs, encoder_inputs, slot_shape
 from psg4d_ros.runtime.onnx_graph import OnnxGraph, import_onnxruntime
 from psg4d_ros.runtime.rulebook import Rulebook
 from psg4d_ros.structures import VoxelGrid
 
+# The graph gathers all 27 neighbours of a voxel, torch those that exist. With so many voxels that takes as long in
+# onnxruntime as in torch, with more it takes longer, and four times the memory.
+MOST_VOXELS = 20_000
+
 
 class OnnxBackend:
     """The model's weights as they are now; what is trained or switched later does not reach it.
 
-    cache: folder for the graphs, by default the user's. Raises ConfigError when the model is not on the CPU or
-    onnxruntime is missing, ExportError when the graphs do not agree with torch.
+    Frames of more than MOST_VOXELS voxels are encoded by torch. cache: folder for the graphs, by default the user's.
+    Raises ConfigError when the model is not on the CPU or onnxruntime is missing, ExportError when the graphs do not
+    agree with torch.
     """
 
     name = "onnxruntime"
@@ -38,6 +43,7 @@ class OnnxBackend:
             )
         self.model = model
         self.device = model.device
+        self._torch = TorchBackend(model)
         self._outputs = decoder_outputs(model.decoder)
         self._slots = slot_shape(model.decoder)
         with cached_graphs(model, cache) as folder:
@@ -45,6 +51,8 @@ class OnnxBackend:
             self._decoder = OnnxGraph(folder / "mask_decoder.onnx")
 
     def encode(self, grid: VoxelGrid, rulebook: Rulebook, stamp_ns: int) -> FrameFeatures:
+        if len(grid.features) > MOST_VOXELS:
+            return self._torch.encode(grid, rulebook, stamp_ns)
         fine, mid, coarse = self._encoder(encoder_inputs(grid.features, rulebook))
         return self.model.frame_features(grid, rulebook_centers(grid, rulebook), fine, mid, coarse, stamp_ns)
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from psg4d_ros.errors import ConfigError, ExportError
 
+# What onnxruntime's error says, which has no type of its own for it.
+_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory")
+
 
 class OnnxGraph:
     """Raises ConfigError where onnxruntime is not installed, ExportError for what it cannot load.
@@ -37,9 +40,18 @@ class OnnxGraph:
         self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs for the inputs in the graph's order. Neither is copied where it is contiguous."""
+        """The outputs for the inputs in the graph's order. Neither is copied where it is contiguous.
+
+        Raises MemoryError where there is too little, ExportError for whatever else goes wrong.
+        """
         feed = {name: tensor.contiguous().numpy() for name, tensor in zip(self.inputs, tensors, strict=True)}
-        return [torch.from_numpy(array) for array in self._session.run(None, feed)]
+        try:
+            outputs = self._session.run(None, feed)
+        except Exception as error:
+            if any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise MemoryError(f"onnxruntime: {error}") from error
+            raise ExportError(f"onnxruntime cannot run the graph: {error}") from error
+        return [torch.from_numpy(array) for array in outputs]
 
 
 def import_onnxruntime() -> Any:

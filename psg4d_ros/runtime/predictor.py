@@ -18,7 +18,7 @@ from psg4d_ros.model.features import FrameFeatures
 from psg4d_ros.model.mask_decoder import MaskOutput
 from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.runtime.backends import SizeLimits, make_backend
-from psg4d_ros.runtime.cuda_graphs import CapturedParts, GraphCapture, captured_parts
+from psg4d_ros.runtime.cuda_graphs import Capture, CapturedParts, GraphCapture, captured_parts
 from psg4d_ros.runtime.frame_cache import FrameCache
 from psg4d_ros.runtime.generating import Writer
 from psg4d_ros.runtime.given import GivenTubes, segment_tubes
@@ -76,7 +76,9 @@ class WindowPredictor:
         *,
         trained: bool,
         num_frames: int = WindowConfig.num_frames,
+        capture: Capture | None = None,
     ) -> None:
+        """capture: what captures graphs; by default CUDA does on a GPU, where ``config.cuda_graphs``."""
         if config.threads:
             torch.set_num_threads(config.threads)
         self.model = model
@@ -92,8 +94,10 @@ class WindowPredictor:
         )
         self.cache = FrameCache(self.backend, model.config.encoder)
         self.captured: CapturedParts | None = None
-        if config.cuda_graphs and model.device.type == "cuda":
-            self.captured = captured_parts(model, GraphCapture(model.device))
+        if capture is None and config.cuda_graphs and model.device.type == "cuda":
+            capture = GraphCapture(model.device)
+        if capture is not None:
+            self.captured = captured_parts(model, capture)
         self.writer = Writer(model.language_model, None if self.captured is None else self.captured.reading)
         self.counts: Counter[str] = Counter()
 

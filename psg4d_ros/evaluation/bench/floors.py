@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from psg4d_ros.evaluation.bench.paths import Paths, wait_for
 from psg4d_ros.evaluation.bench.streams import Stream
 from psg4d_ros.model.language_model import KeyValueCache
+from psg4d_ros.runtime.predictor import WindowPredictor
 
 _TRIES = 7
 _MATRIX = {"cpu": 1024, "cuda": 8192}
@@ -74,8 +75,9 @@ def count_work(paths: Paths, stream: Stream) -> list[Work]:
 
     The recording must hold one frame more than a window.
     """
-    predictor = paths.predictor("ours")
-    eager = type(predictor)(paths.model, replace(predictor.config, backend="torch", cuda_graphs=False), trained=True)
+    eager = WindowPredictor(
+        paths.model, replace(paths.config.inference, backend="torch", cuda_graphs=False), trained=True
+    )
     run = paths.start(eager, stream)
     full = paths.config.window.num_frames
     windows = [w for frame in stream.frames[: full + 1] if (w := run.push(frame)) is not None]
