@@ -77,9 +77,10 @@ def answers(chain, tokens, objects, pairs):
     geometry, motion = torch.randn(pairs, G + M, generator=draw).split((G, M), dim=1)
     states = torch.randn(objects, D, generator=draw)
     scene = torch.randn(tokens, chain.language_model.hidden_size, generator=draw) * chain.language_model.token_rms
+    drawn = (t.to(chain.language_model.device) for t in (scene, asked, geometry, motion, states))
     with torch.inference_mode():
-        first = chain.turn1(scene)
-        return first, chain.turn2(first, known, asked, geometry, motion, states)
+        first = chain.turn1(next(drawn))
+        return first, chain.turn2(first, known, *drawn)
 
 
 # The text takes some 80 tokens more with this tokenizer, a letter each.
@@ -151,24 +152,24 @@ def test_every_padded_token_sees_itself(chain):
             assert bias.isfinite().any(dim=-1).all()
 
 
+def written(chain, read, size):
+    """What ``generate`` decoding says in both turns. read: None for the language model itself."""
+    lm = chain.language_model
+    objects = object_grammar(lm, ["coffee table", "chair", "person"], ["red", "moving"])
+    relations = relation_grammar(lm, ["standing on", "next to", "holding"], 8)
+    with torch.inference_mode():
+        first, second = answers(chain if read is None else chain.reading_with(read), *size)
+        return [
+            *generate_objects(lm, first, range(Q), objects, read),
+            *generate_relations(lm, second, relations, 8, read),
+        ]
+
+
 @pytest.mark.parametrize("size", [(9, 3, 6), (100, 9, 64)])
 def test_what_is_written_is_the_same_from_graphs(chain, reading, size):
     """``generate`` decoding extends the caches of both turns, each of whose tokens must be a real one, step by step;
     with 64 pairs the text outgrows a bucket on the way."""
-    lm = chain.language_model
-    objects = object_grammar(lm, ["coffee table", "chair", "person"], ["red", "moving"])
-    relations = relation_grammar(lm, ["standing on", "next to", "holding"], 8)
-
-    def written(read):
-        by = chain if read is None else chain.reading_with(read)
-        with torch.inference_mode():
-            first, second = answers(by, *size)
-            return [
-                *generate_objects(lm, first, range(Q), objects, read),
-                *generate_relations(lm, second, relations, 8, read),
-            ]
-
-    plain, ours = written(None), written(reading)
+    plain, ours = (written(chain, read, size) for read in (None, reading))
     assert len({answer.answer.score for answer in plain}) == len(plain), "each branch has its own state"
     for a, b in zip(ours, plain, strict=True):
         assert (a.answer.text, a.outcome) == (b.answer.text, b.outcome)
@@ -316,12 +317,12 @@ def test_real_graphs_give_what_passes_without_them_give():
     device = torch.device("cuda")
     chain = make_chain(tiny_language_model(adapter_rank=2)).to(device)
     reading = CapturedReading(chain.language_model, GraphCapture(device))
-    draw = torch.Generator().manual_seed(0)
-    found = []
-    for tokens in (9, 100, 300, 20, 310):
-        scene = torch.randn(tokens, chain.language_model.hidden_size, generator=draw).to(device)
-        with torch.inference_mode():
-            found.append((chain.reading_with(reading).turn1(scene), chain.turn1(scene)))
+    found = [(answers(chain.reading_with(reading), *size), answers(chain, *size)) for size in SIZES]
     assert reading.graphs.problem == ""
-    for ours, plain in found:
-        torch.testing.assert_close(ours.slot_hidden, plain.slot_hidden, atol=1e-3, rtol=1e-3)
+    for (first, second), (plain_first, plain_second) in found:
+        torch.testing.assert_close(first.slot_hidden, plain_first.slot_hidden, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(second.pair_hidden, plain_second.pair_hidden, atol=1e-3, rtol=1e-3)
+    plain, ours = (written(chain, read, (100, 9, 64)) for read in (None, reading))
+    assert [a.answer.num_tokens for a in ours] == [a.answer.num_tokens for a in plain]
+    assert [a.answer.score for a in ours] == pytest.approx([a.answer.score for a in plain], abs=1e-2)
+    assert reading.graphs.problem == ""
