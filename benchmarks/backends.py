@@ -19,6 +19,7 @@ import torch
 
 from psg4d_ros.checkpoint import default_checkpoint
 from psg4d_ros.config import PipelineConfig
+from psg4d_ros.evaluation.bench.agreement import how_alike
 from psg4d_ros.evaluation.bench.paths import PathRun, Paths
 from psg4d_ros.evaluation.bench.speed import Stages
 from psg4d_ros.evaluation.bench.streams import SIMULATED_INTERVAL_S, Stream, simulated_stream
@@ -59,7 +60,8 @@ def main() -> None:
         row = [np.percentile(stages[name].values[stage], p) for name in options.backends for p in (50, 95)]
         print(f"| {stage} | " + " | ".join(f"{ms:.1f}" for ms in row) + " |")
     for name in others:
-        print(compared(name, graphs[first], graphs[name]))
+        print(f"\n{name} against {first}:")
+        print(how_alike(graphs[first], graphs[name], inference.relation_threshold))
 
 
 def start(paths: Paths, stream: Stream, backend: str) -> PathRun:
@@ -93,25 +95,6 @@ def in_turns(
                 stages[name].add(timed)
                 graphs[name].append(timed.graph)
     return stages, graphs
-
-
-def compared(name: str, wanted: list[SceneGraph], found: list[SceneGraph]) -> str:
-    same_labels = same_relations = 0
-    worst = 0.0
-    for one, other in zip(wanted, found, strict=True):
-        if [o.label for o in one.objects] == [o.label for o in other.objects]:
-            same_labels += 1
-            worst = max([worst, *(abs(a.score - b.score) for a, b in zip(one.objects, other.objects, strict=True))])
-        scores = [
-            {(r.subject_id, r.predicate, r.object_id, r.start_ns, r.end_ns): r.score for r in graph.relations}
-            for graph in (one, other)
-        ]
-        same_relations += scores[0].keys() == scores[1].keys()
-        worst = max([worst, *(abs(scores[0][key] - scores[1][key]) for key in scores[0].keys() & scores[1].keys())])
-    return (
-        f"{name}: {same_labels} of {len(wanted)} windows with the same labels, {same_relations} with the same "
-        f"relations; scores within {worst:.1e}"
-    )
 
 
 if __name__ == "__main__":

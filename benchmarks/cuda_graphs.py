@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from psg4d_ros.checkpoint import default_checkpoint
 from psg4d_ros.config import PipelineConfig
+from psg4d_ros.evaluation.bench.agreement import how_alike
 from psg4d_ros.evaluation.bench.paths import Paths, wait_for
 from psg4d_ros.evaluation.bench.speed import Stages
 from psg4d_ros.evaluation.bench.streams import SIMULATED_INTERVAL_S, Stream, simulated_stream
@@ -117,29 +118,6 @@ def windows(paths: Paths, model: PSG4D, stream: Stream, *, captured: bool) -> tu
     return stages, graphs
 
 
-def compare(eager: Sequence[SceneGraph], captured: Sequence[SceneGraph], threshold: float) -> None:
-    """Print how far the graphs of the same windows agree. threshold: from where on a relation is usually reported."""
-    same_labels = same_relations = asked = apart = crossed = 0
-    worst = 0.0
-    for one, other in zip(eager, captured, strict=True):
-        if [o.label for o in one.objects] == [o.label for o in other.objects]:
-            same_labels += 1
-            worst = max([worst, *(abs(a.score - b.score) for a, b in zip(one.objects, other.objects, strict=True))])
-        scores = [
-            {(r.subject_id, r.predicate, r.object_id, r.start_ns, r.end_ns): r.score for r in graph.relations}
-            for graph in (one, other)
-        ]
-        union, both = scores[0].keys() | scores[1].keys(), scores[0].keys() & scores[1].keys()
-        same_relations += union == both
-        asked, apart = asked + len(scores[0]), apart + len(union) - len(both)
-        crossed += sum((scores[0].get(k, 0) >= threshold) != (scores[1].get(k, 0) >= threshold) for k in union)
-        worst = max([worst, *(abs(scores[0][k] - scores[1][k]) for k in both)])
-    print(f"{len(eager)} windows: {same_labels} with the same labels, {same_relations} with the same relations;")
-    print(
-        f"of {asked} relations {apart} in one alone, {crossed} on two sides of {threshold}; scores within {worst:.1e}"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=None)
@@ -167,7 +145,7 @@ def main() -> None:
         for stage, values in eager.values.items():
             row = [np.percentile(v, p) for v in (values, graphs.values[stage]) for p in (50, 95)]
             print(f"| {stage} | " + " | ".join(f"{ms:.1f}" for ms in row) + " |")
-        compare(plain, ours, threshold)
+        print(how_alike(plain, ours, threshold))
 
 
 if __name__ == "__main__":

@@ -122,6 +122,27 @@ def _key(relation: Relation) -> tuple[int, str, int, int, int]:
     return relation.subject_id, relation.predicate, relation.object_id, relation.start_ns, relation.end_ns
 
 
+def how_alike(some: Sequence[SceneGraph], others: Sequence[SceneGraph], threshold: float) -> str:
+    """Two lines on how far the graphs of the same windows agree. threshold: from where on a relation is usually
+    reported."""
+    same_labels = same_relations = asked = apart = crossed = 0
+    worst = 0.0
+    for one, other in zip(some, others, strict=True):
+        if [o.label for o in one.objects] == [o.label for o in other.objects]:
+            same_labels += 1
+            worst = max([worst, *(abs(a.score - b.score) for a, b in zip(one.objects, other.objects, strict=True))])
+        mine, theirs = ({_key(r): r.score for r in graph.relations} for graph in (one, other))
+        union, both = mine.keys() | theirs.keys(), mine.keys() & theirs.keys()
+        same_relations += union == both
+        asked, apart = asked + len(mine), apart + len(union) - len(both)
+        crossed += sum((mine.get(k, 0) >= threshold) != (theirs.get(k, 0) >= threshold) for k in union)
+        worst = max([worst, *(abs(mine[k] - theirs[k]) for k in both)])
+    return (
+        f"{len(some)} windows: {same_labels} with the same labels, {same_relations} with the same relations;\n"
+        f"of {asked} relations {apart} in one alone, {crossed} on two sides of {threshold}; scores within {worst:.1e}"
+    )
+
+
 def _said(label: str, attributes: Sequence[str]) -> str:
     return repr(", ".join((label, *attributes)))
 
