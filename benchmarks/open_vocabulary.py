@@ -27,12 +27,13 @@ from psg4d_ros.model.psg4d import PSG4D
 from psg4d_ros.training.window_scores import ReadWindow, average_precision, read_windows
 from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
 
-# For classes and predicates that training shows, words that it does not.
+# For classes and predicates that training shows, words that it does not: neither these nor among its other words
+# (training/wordings.py).
 CLASS_SYNONYMS = {
-    "backpack": "rucksack", "book": "paperback", "box": "crate", "cabinet": "cupboard", "chair": "armchair",
-    "cup": "mug", "curtain": "drapes", "person": "pedestrian", "picture": "painting", "pillow": "cushion",
-    "plant": "shrub", "refrigerator": "fridge", "shelf": "bookcase", "sofa": "couch", "table": "tabletop",
-    "television": "telly", "trash can": "dustbin", "window": "windowpane",
+    "backpack": "knapsack", "book": "paperback", "box": "crate", "cabinet": "credenza", "chair": "seat",
+    "cup": "teacup", "curtain": "draperies", "person": "adult", "picture": "artwork", "pillow": "bolster",
+    "plant": "shrub", "refrigerator": "icebox", "shelf": "bookrack", "sofa": "loveseat", "table": "tabletop",
+    "television": "telly", "trash can": "wastebasket", "window": "windowpane",
 }  # fmt: skip
 PREDICATE_SYNONYMS = {
     "on": ("atop", "resting on"),

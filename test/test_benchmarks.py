@@ -24,6 +24,8 @@ from psg4d_ros.runtime.panoptic import claim_voxels
 from psg4d_ros.training import window_scores
 from psg4d_ros.training.stage1 import Stage1Losses, Stage1Recipe
 from psg4d_ros.training.windows import WindowDataset, WindowRecipe
+from psg4d_ros.training.wordings import other_words
+from psg4d_ros.vocabulary import default_vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -165,6 +167,14 @@ class TestFoundBySize:
 
 class TestOpenVocabulary:
     """On a scene of classes that training shows, with a model that is told the truth."""
+
+    def test_its_synonyms_are_no_words_of_the_training(self) -> None:
+        asked = runpy.run_path(str(BENCHMARKS / "open_vocabulary.py"))
+        synonyms = asked["CLASS_SYNONYMS"], asked["PREDICATE_SYNONYMS"]
+        shown = other_words([word for words in synonyms for word in words], default_vocabulary())
+        assert shown["cup"] == ("mug",) and "upon" in shown["on"]
+        said = {word for words in shown.values() for word in words} | set(shown)
+        assert not said & {*synonyms[0].values(), *(word for words in synonyms[1].values() for word in words)}
 
     def tables(self, run, simulated: Path, tiny_checkpoint: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         lines = run(

@@ -18,6 +18,7 @@ from psg4d_ros.training.real_stages import scene_words
 from psg4d_ros.training.scene_losses import SceneLosses, SceneRecipe
 from psg4d_ros.training.window_scores import average_precision, read_windows, window_scores
 from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
+from psg4d_ros.training.wordings import draw_wording, other_words
 from psg4d_ros.vocabulary import default_vocabulary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -133,6 +134,48 @@ def test_the_same_seed_gives_the_same_losses(windows):
 def test_words_held_out_of_training_are_never_spoken_against():
     assert set(WORDS.classes) == {"person", "cup", "table", "floor"}
     assert "guitar" not in WORDS.others and "car" in WORDS.others
+
+
+def test_what_is_shown_under_other_names_answers_to_them(windows):
+    """A cup learnt by heart as "cup" and "mug" is both of them; learnt under its own name it is hardly a mug."""
+    synonyms = other_words(WORDS.classes, default_vocabulary())
+    answers = {}
+    for share in (0.0, 0.7):
+        model = _model()
+        losses = _losses(model, other_words_share=share, relations=False, language_model_share=0.0, text_lr=3e-3)
+        optimizer = torch.optim.AdamW(losses.parameter_groups())
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(60):
+            optimizer.zero_grad()
+            sum(losses(windows, generator).values()).backward()
+            optimizer.step()
+        read = next(iter(read_windows(model, windows[:1], (*WORDS.classes, *synonyms["cup"]), language_model=False)))
+        tube = read.window.truth.labels.index("cup")
+        answers[share] = read.scores.class_logits[int(read.reading.slots[read.reading.tubes == tube])].tolist()
+    own, other = list(WORDS.classes).index("cup"), len(WORDS.classes)
+    behind = {share: logits[own] - logits[other] for share, logits in answers.items()}
+    assert behind[0.7] < 2.0 and behind[0.0] > 4.0
+    assert answers[0.7][other] > max(logit for i, logit in enumerate(answers[0.7][:other]) if i != own)
+
+
+def test_other_names_change_words_and_nothing_else(windows):
+    truth = windows[0].truth
+    said = truth.in_words({"cup": "mug", "on": "upon"})
+    assert "mug" in said.labels and "cup" not in said.labels
+    assert said.predicates[truth.predicates.index("on")] == "upon"
+    assert torch.equal(said.holds, truth.holds) and said.attributes == truth.attributes
+    assert truth.in_words({}).labels == truth.labels
+
+
+def test_a_share_of_the_words_is_drawn_to_go_by_other_names():
+    names = {f"word {i}": ("one", "two") for i in range(1000)}
+    drawn = draw_wording(names, 0.3, torch.Generator().manual_seed(0))
+    assert len(drawn) == pytest.approx(300, abs=60)
+    assert list(drawn.values()).count("one") == pytest.approx(len(drawn) / 2, abs=40)
+    assert (
+        not draw_wording(names, 0.0, torch.Generator())
+        and draw_wording(names, 1.0, torch.Generator()).keys() == names.keys()
+    )
 
 
 def _read(model, windows):

@@ -26,7 +26,8 @@ from psg4d_ros.training.scene_losses import SceneLosses, SceneWords
 from psg4d_ros.training.stage import Stage, sized
 from psg4d_ros.training.stage1 import Stage1Losses, validate_stage1
 from psg4d_ros.training.window_scores import ReadWindow, read_windows, window_scores
-from psg4d_ros.training.windows import TrainingWindow, WindowDataset, WindowRecipe
+from psg4d_ros.training.windows import JUDGED_PREDICATES, TrainingWindow, WindowDataset, WindowRecipe
+from psg4d_ros.training.wordings import other_words
 from psg4d_ros.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def window_recipe(recipe: Recipe, stage: SceneStage) -> WindowRecipe:
 
 
 def scene_words(recordings: list[Recording], vocabulary: Vocabulary) -> SceneWords:
-    """The labels of the recordings' objects, and the vocabulary's other classes.
+    """The labels of the recordings' objects, the vocabulary's other classes, and what else it all is called.
 
     Labels that are held out from training (for test_oov) are none of these: to learn that nothing is called so would
     spoil the test of words that were never seen.
@@ -130,7 +131,8 @@ def scene_words(recordings: list[Recording], vocabulary: Vocabulary) -> SceneWor
     counts = Counter(o.label for recording in recordings for o in recording.objects)
     held_out = LABELS - TRAIN_WORDS.labels
     others = (c.name for c in vocabulary.classes if c.name not in counts and c.name not in held_out)
-    return SceneWords(dict(sorted(counts.items())), tuple(others))
+    wordings = other_words((*sorted(counts), *JUDGED_PREDICATES), vocabulary)
+    return SceneWords(dict(sorted(counts.items())), tuple(others), wordings)
 
 
 class _HeldOut:

@@ -10,7 +10,7 @@ path around it, which serves when the model has none, is taught in every step an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from psg4d_ros.training.scene_answers import object_answers, relation_answers
 from psg4d_ros.training.scene_batch import encode_windows
 from psg4d_ros.training.voxel_losses import VoxelHeads
 from psg4d_ros.training.windows import TrainingWindow
+from psg4d_ros.training.wordings import draw_wording
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class SceneRecipe:
     answer_share: float = knob(0.5, "share of those that also learn to write the answers", low=0.0, high=1.0)
     own_words_share: float = knob(
         0.5, "share of windows whose turn 2 reads the names that turn 1 found, not the true ones", low=0.0, high=1.0
+    )
+    other_words_share: float = knob(
+        0.3, "share of windows in which a class or predicate goes by another of its names", low=0.0, high=1.0
     )
     fine_samples: int = knob(6144, "finest voxels of a window on which masks are compared", low=64, high=1_000_000)
     key_samples: int = knob(6144, "second-level voxels of a window that are attended to", low=64, high=1_000_000)
@@ -57,10 +61,11 @@ class SceneRecipe:
 class SceneWords:
     """The words that windows are labelled with. classes: with how often each occurs. others: words of the vocabulary
     that never occur: some of them stand beside the classes in each step, so that they are not named later just because
-    nothing ever spoke against them."""
+    nothing ever spoke against them. wordings: other names of classes and predicates."""
 
     classes: Mapping[str, int]
     others: tuple[str, ...] = ()
+    wordings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class SceneLosses(nn.Module):
@@ -111,6 +116,10 @@ class SceneLosses(nn.Module):
         of_step = of_step or generator
         with_language_model = _chance(recipe.language_model_share, of_step)
         words, weight = self._words_of_step(generator)
+        # What follows knows tubes and predicates by these names alone, up to the written answers.
+        wording = draw_wording(self.words.wordings, recipe.other_words_share, generator)
+        words = tuple(wording.get(word, word) for word in words)
+        truths = [w.truth.in_words(wording) for w in windows]
         with torch.set_grad_enabled(self._masks_learn and torch.is_grad_enabled()):
             samples = {"fine_samples": recipe.fine_samples, "key_samples": recipe.key_samples}
             batch = encode_windows(model, windows, **samples, generator=generator)
@@ -125,7 +134,7 @@ class SceneLosses(nn.Module):
         if hidden is not None:
             seen = output.class_embeddings.detach() if self._pipeline else output.class_embeddings
             scores.append(score_names(model, hidden, seen, words))
-        shapes, readings = read_objects(output, batch.targets, [w.truth for w in windows], scores[-1])
+        shapes, readings = read_objects(output, batch.targets, truths, scores[-1])
         named = [name_losses(readings, s, weight) for s in scores]
         losses = {
             **shapes.weighted(),
@@ -143,7 +152,7 @@ class SceneLosses(nn.Module):
         if recipe.relations:
             for window, reading in zip(windows, readings, strict=True):
                 question, rows = reading.question(_chance(recipe.own_words_share, generator))
-                asked.append(AskedPairs(window.truth, window.times_s, question, rows))
+                asked.append(AskedPairs(reading.truth, window.times_s, question, rows))
             if turn1s:
                 turn2s = model.chain.turn2_batch(turn1s, [a.question for a in asked])
             pairs = [relation_losses(model, asked, None)]

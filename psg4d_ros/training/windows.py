@@ -6,7 +6,7 @@ sees the windows it would have seen. It is cut, placed, voxelised and measured b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -98,6 +98,13 @@ class WindowTruth:
 
     def __len__(self) -> int:
         return len(self.object_ids)
+
+    def in_words(self, wording: Mapping[str, str]) -> WindowTruth:
+        """The same, with other names for some classes and predicates."""
+        labels, predicates = (
+            tuple(wording.get(word, word) for word in words) for words in (self.labels, self.predicates)
+        )
+        return replace(self, labels=labels, predicates=predicates)
 
 
 @dataclass(frozen=True, eq=False)
