@@ -41,7 +41,7 @@ class SceneRecipe:
         0.5, "share of windows whose turn 2 reads the names that turn 1 found, not the true ones", low=0.0, high=1.0
     )
     other_words_share: float = knob(
-        0.3, "share of windows in which a class or predicate goes by another of its names", low=0.0, high=1.0
+        0.0, "share of windows in which a class or predicate goes by another of its names", low=0.0, high=1.0
     )
     fine_samples: int = knob(6144, "finest voxels of a window on which masks are compared", low=64, high=1_000_000)
     key_samples: int = knob(6144, "second-level voxels of a window that are attended to", low=64, high=1_000_000)
