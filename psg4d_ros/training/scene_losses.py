@@ -117,7 +117,8 @@ class SceneLosses(nn.Module):
         with_language_model = _chance(recipe.language_model_share, of_step)
         words, weight = self._words_of_step(generator)
         # What follows knows tubes and predicates by these names alone, up to the written answers.
-        wording = draw_wording(self.words.wordings, recipe.other_words_share, generator)
+        share = recipe.other_words_share
+        wording = draw_wording(self.words.wordings, share, generator) if share else {}
         words = tuple(wording.get(word, word) for word in words)
         truths = [w.truth.in_words(wording) for w in windows]
         with torch.set_grad_enabled(self._masks_learn and torch.is_grad_enabled()):
