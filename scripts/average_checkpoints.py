@@ -18,6 +18,7 @@ import torch
 
 from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, read_manifest, save_checkpoint
 from psg4d_ros.errors import CheckpointError
+from psg4d_ros.version import version
 
 
 def main() -> None:
@@ -31,7 +32,11 @@ def main() -> None:
 
 
 def average(start: Path, tuned: list[Path], out: Path) -> None:
-    """Raises CheckpointError where the checkpoints are not of one shape and vocabulary, or did not start there."""
+    """Write the mean of ``start`` and ``tuned`` to ``out``. It is not calibrated again; its manifest holds the runs of
+    all of them (see lineage in training/report.py).
+
+    Raises CheckpointError where they are not of one shape and vocabulary, or did not start from ``start``.
+    """
     model, name = load_checkpoint(start, torch.device("cpu")), manifest_sha256(start)
     mean = {key: value.double() for key, value in model.trained_state().items()}
     runs: list[dict[str, Any]] = []
@@ -46,8 +51,8 @@ def average(start: Path, tuned: list[Path], out: Path) -> None:
         runs.append({key: value for key, value in training.items() if key != "before"})
     model.load_state_dict({key: (value / (1 + len(tuned))).float() for key, value in mean.items()}, strict=False)
     training = {
-        **runs[-1],
-        "minutes": sum(run["minutes"] for run in runs),
+        "psg4d_ros": version(),
+        "seed": runs[-1]["seed"],
         "before": read_manifest(start).training,
         "mean_of": runs,
     }

@@ -10,6 +10,7 @@ import torch
 
 from psg4d_ros.checkpoint import load_checkpoint, manifest_sha256, read_manifest, save_checkpoint
 from psg4d_ros.errors import CheckpointError
+from psg4d_ros.training.report import lineage
 from psg4d_ros.vocabulary import default_vocabulary
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "average_checkpoints.py"
@@ -31,21 +32,29 @@ def _tuned(start: Path, folder: Path, step: float, minutes: float, **changes: ob
         setattr(model, name, value)
     moved = {k: v + step for k, v in model.trained_state().items() if v.is_floating_point()}
     model.load_state_dict(moved, strict=False)
-    training = {"start": manifest_sha256(start), "minutes": minutes, "before": read_manifest(start).training}
+    stages = {"stage3_joint": {"stage": "stage3_joint"}}
+    training = {
+        "start": manifest_sha256(start),
+        "seed": 3,
+        "minutes": minutes,
+        "stages": stages,
+        "before": read_manifest(start).training,
+    }
     save_checkpoint(folder, model, model_id="tuned", trained=True, card="# tuned", training=training)
     return folder
 
 
 def test_each_checkpoint_has_an_equal_share(average, tiny_checkpoint, tmp_path):
-    tuned = [_tuned(tiny_checkpoint, tmp_path / f"{i}", step, 10.0) for i, step in enumerate((0.5, 1.0))]
+    tuned = [_tuned(tiny_checkpoint, tmp_path / f"{step}", step, 20.0 * step) for step in (0.5, 1.0)]
     average(tiny_checkpoint, tuned, tmp_path / "mean")
-    start, mean = (load_checkpoint(f, CPU).trained_state() for f in (tiny_checkpoint, tmp_path / "mean"))
-    for name, value in start.items():
-        torch.testing.assert_close(mean[name], value + 0.5, atol=4e-3, rtol=0)  # stored in half precision
+    before, after = (load_checkpoint(f, CPU).trained_state() for f in (tiny_checkpoint, tmp_path / "mean"))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value + 0.5, atol=4e-3, rtol=0)  # stored in half precision
     manifest = read_manifest(tmp_path / "mean")
     assert manifest.model_id == read_manifest(tiny_checkpoint).model_id
-    assert manifest.training["minutes"] == 20.0 and len(manifest.training["mean_of"]) == 2
-    assert manifest.training["before"] == read_manifest(tiny_checkpoint).training
+    mean, *runs = lineage(manifest.training)
+    assert [run["minutes"] for run in runs] == [20.0, 10.0], "the last one first"
+    assert all("stage3_joint" in run["stages"] for run in runs) and "stages" not in mean
 
 
 def test_what_did_not_start_there_is_refused(average, tiny_checkpoint, tmp_path):

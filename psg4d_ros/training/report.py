@@ -75,8 +75,10 @@ training shows, too)"""
 
 def lineage(training: dict[str, Any]) -> list[dict[str, Any]]:
     """The runs that led to a checkpoint, the last one first. training: its manifest's; ``before``: of the checkpoint
-    that it was trained on from."""
-    return [training, *(lineage(training["before"]) if training.get("before") else [])]
+    that it was trained on from; ``mean_of``: the runs whose weights it is the mean of
+    (scripts/average_checkpoints.py)."""
+    before = lineage(training["before"]) if training.get("before") else []
+    return [training, *reversed(training.get("mean_of", [])), *before]
 
 
 def training_table(result: dict[str, Any]) -> str:
